@@ -1,1 +1,34 @@
-//! To be written.
+//! VM RPC: calls from programs in a guest to named, versioned host modules.
+//!
+//! The guest opens one stream per client (an AF_VSOCK connection to [`limits::VMRPC_PORT`]), says
+//! [`Body::Hello`], binds modules by name and version, and calls their functions by number. Calls
+//! are pipelined: every call has an id, replies come in any order.
+//!
+//! | Module | What it holds |
+//! |---|---|
+//! | [`errno`] | [`Errno`], the POSIX error that crosses the wire, and its one name table |
+//! | [`name`] | [`ModuleName`], [`Version`], [`VersionRange`] |
+//! | [`frame`] | the frames and their codec; no I/O |
+//! | [`wire`] | reader and writer for the arguments inside a frame |
+//! | [`socket`] | the arguments of the `socket` host module |
+//! | [`client`] | the guest SDK: bind_module, perform_rpc, unbind_module |
+//! | [`host`] | the host side: register_hm, unregister_hm, the server (feature `host`) |
+//! | [`limits`] | every bound, with its unit and reason |
+#![forbid(unsafe_code)]
+
+pub mod client;
+pub mod errno;
+pub mod error;
+pub mod frame;
+#[cfg(feature = "host")]
+pub mod host;
+pub mod limits;
+pub mod name;
+pub mod socket;
+pub mod wire;
+
+pub use client::{Binding, Client};
+pub use errno::Errno;
+pub use error::{Fault, RpcError};
+pub use frame::{Body, Decoder, Frame};
+pub use name::{ModuleName, Version, VersionRange};

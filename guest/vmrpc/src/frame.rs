@@ -1,0 +1,329 @@
+//! Frames: what travels on a VM RPC stream, and their codec. No I/O.
+//!
+//! ```text
+//!  0       4     5     6        8         12       16
+//!  | len   | kind| 0   | handle | call id | code   | payload (len bytes)
+//! ```
+//!
+//! All integers little-endian. in: bytes as they come off the stream; out: [`Frame`]s. A frame is
+//! refused as soon as its header is bad, so a decoder never holds more than one frame plus what the
+//! caller pushed. Bound: [`limits::PAYLOAD_BYTES_MAX`] per frame.
+
+use crate::errno::Errno;
+use crate::error::{Fault, RpcError};
+use crate::limits;
+use crate::name::{Version, VersionRange};
+use crate::wire::{Reader, Writer};
+
+/// Bytes before the payload.
+pub const HEADER_BYTES: usize = 16;
+
+/// The version of the frames themselves. It changes only when a peer could not skip the change.
+pub const PROTOCOL: VersionRange = VersionRange::only(Version(1));
+
+/// Names a binding on its stream. Given out by the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Handle(pub u16);
+
+/// Names a call in flight on its stream. Chosen by the guest; a reply carries it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CallId(pub u32);
+
+/// What a frame says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// Guest to host, first on every stream: the protocol versions the guest speaks.
+    Hello(VersionRange),
+    /// Guest to host: bind a module by name, at one of these versions. Answered by `Reply`, whose
+    /// result is [`Bound`].
+    Bind {
+        /// The module's name, checked by the host.
+        name: String,
+        /// The versions that the guest can use.
+        versions: VersionRange,
+    },
+    /// Guest to host: give a handle back. Answered by an empty `Reply`.
+    Unbind(Handle),
+    /// Guest to host: call a function of a bound module.
+    Call {
+        /// The binding.
+        handle: Handle,
+        /// The function's number.
+        function: u32,
+        /// Its arguments.
+        arguments: Vec<u8>,
+    },
+    /// Host to guest: what became of a call.
+    Reply(Result<Vec<u8>, RpcError>),
+}
+
+/// One frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// The call that the frame asks for or answers.
+    pub call: CallId,
+    /// What it says.
+    pub body: Body,
+}
+
+/// The result of [`Body::Bind`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// The handle for calls.
+    pub handle: Handle,
+    /// The version that the host picked: the highest both sides have.
+    pub version: Version,
+}
+
+impl Bound {
+    /// As a result.
+    pub fn encode(self) -> Vec<u8> {
+        Writer::new().u16(self.handle.0).u16(self.version.0).finish()
+    }
+
+    /// From a result.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
+        let mut reader = Reader::new(bytes);
+        let parsed = (|| {
+            let bound = Self { handle: Handle(reader.u16()?), version: Version(reader.u16()?) };
+            reader.finish().map(|()| bound)
+        })();
+        parsed.map_err(|_| FrameError("bind result"))
+    }
+}
+
+/// Bytes that are no frame. The stream cannot be used any further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("malformed frame: {0}")]
+pub struct FrameError(pub &'static str);
+
+const KIND_HELLO: u8 = 1;
+const KIND_BIND: u8 = 2;
+const KIND_UNBIND: u8 = 3;
+const KIND_CALL: u8 = 4;
+const KIND_REPLY_OK: u8 = 5;
+const KIND_REPLY_ERRNO: u8 = 6;
+const KIND_REPLY_FAULT: u8 = 7;
+
+impl Frame {
+    /// Appends the frame to `out`. `Err` when its payload is over the limit: nothing is appended.
+    ///
+    /// ```
+    /// use outsock_vmrpc::frame::{Body, CallId, Decoder, Frame};
+    /// let frame = Frame { call: CallId(7), body: Body::Reply(Ok(b"four".to_vec())) };
+    /// let mut bytes = Vec::new();
+    /// frame.encode(&mut bytes).unwrap();
+    /// let mut decoder = Decoder::new();
+    /// decoder.push(&bytes);
+    /// assert_eq!(decoder.next(), Ok(Some(frame)));
+    /// assert_eq!(decoder.next(), Ok(None));
+    /// ```
+    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), FrameError> {
+        let no_handle = Handle(0);
+        let owned;
+        let (kind, handle, code, payload): (u8, Handle, u32, &[u8]) = match &self.body {
+            Body::Hello(versions) => {
+                owned = encode_versions(Writer::new(), *versions);
+                (KIND_HELLO, no_handle, 0, &owned)
+            }
+            Body::Bind { name, versions } => {
+                owned = encode_versions(Writer::new().text(name), *versions);
+                (KIND_BIND, no_handle, 0, &owned)
+            }
+            Body::Unbind(handle) => (KIND_UNBIND, *handle, 0, &[]),
+            Body::Call { handle, function, arguments } => {
+                (KIND_CALL, *handle, *function, arguments)
+            }
+            Body::Reply(Ok(result)) => (KIND_REPLY_OK, no_handle, 0, result),
+            Body::Reply(Err(RpcError::Function(errno))) => {
+                (KIND_REPLY_ERRNO, no_handle, errno.raw().unsigned_abs(), &[])
+            }
+            Body::Reply(Err(RpcError::Host(fault))) => {
+                (KIND_REPLY_FAULT, no_handle, u32::from(fault.code()), &[])
+            }
+            Body::Reply(Err(
+                RpcError::Disconnected | RpcError::Protocol(_) | RpcError::ArgumentsTooLarge,
+            )) => return Err(FrameError("an error of the guest's side does not travel")),
+        };
+        if payload.len() > limits::PAYLOAD_BYTES_MAX {
+            return Err(FrameError("payload over the limit"));
+        }
+        let length = u32::try_from(payload.len()).map_err(|_| FrameError("payload"))?;
+        out.reserve(HEADER_BYTES + payload.len());
+        out.extend(length.to_le_bytes());
+        out.extend([kind, 0]);
+        out.extend(handle.0.to_le_bytes());
+        out.extend(self.call.0.to_le_bytes());
+        out.extend(code.to_le_bytes());
+        out.extend(payload);
+        Ok(())
+    }
+}
+
+fn encode_versions(writer: Writer, versions: VersionRange) -> Vec<u8> {
+    writer.u16(versions.first().0).u16(versions.last().0).finish()
+}
+
+fn read_versions(reader: &mut Reader<'_>) -> Result<VersionRange, FrameError> {
+    let mut version = || reader.u16().map(Version).map_err(|_| FrameError("versions"));
+    VersionRange::new(version()?, version()?).ok_or(FrameError("empty version range"))
+}
+
+/// Cuts a byte stream into frames.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl Decoder {
+    /// An empty decoder.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes bytes off the stream, in any pieces.
+    pub fn push(&mut self, bytes: &[u8]) {
+        if self.start > 0 && self.start == self.bytes.len() {
+            self.bytes.clear();
+            self.start = 0;
+        }
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Whether a frame has begun and not ended: an end of stream now is an error.
+    pub fn is_mid_frame(&self) -> bool {
+        self.start < self.bytes.len()
+    }
+
+    /// The next whole frame; `None` when more bytes are needed.
+    #[expect(clippy::should_implement_trait, reason = "fallible, and not an end when None")]
+    pub fn next(&mut self) -> Result<Option<Frame>, FrameError> {
+        let Some((header, rest)) = self.bytes[self.start..].split_first_chunk::<HEADER_BYTES>()
+        else {
+            return Ok(None);
+        };
+        let [l0, l1, l2, l3, kind, reserved, h0, h1, c0, c1, c2, c3, k0, k1, k2, k3] = *header;
+        let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+        if length > limits::PAYLOAD_BYTES_MAX {
+            return Err(FrameError("length over the limit"));
+        }
+        if reserved != 0 || !(KIND_HELLO..=KIND_REPLY_FAULT).contains(&kind) {
+            return Err(FrameError("unknown kind"));
+        }
+        let Some(payload) = rest.get(..length) else {
+            return Ok(None);
+        };
+        let handle = Handle(u16::from_le_bytes([h0, h1]));
+        let code = u32::from_le_bytes([k0, k1, k2, k3]);
+        let body = parse_body(kind, handle, code, payload)?;
+        self.start += HEADER_BYTES + length;
+        if self.start > limits::PAYLOAD_BYTES_MAX {
+            self.bytes.drain(..self.start);
+            self.start = 0;
+        }
+        Ok(Some(Frame { call: CallId(u32::from_le_bytes([c0, c1, c2, c3])), body }))
+    }
+}
+
+fn parse_body(kind: u8, handle: Handle, code: u32, payload: &[u8]) -> Result<Body, FrameError> {
+    let mut reader = Reader::new(payload);
+    let empty = |body| if payload.is_empty() { Ok(body) } else { Err(FrameError("payload")) };
+    match kind {
+        KIND_HELLO => {
+            // Later protocol versions may append to the payload of a hello; the ranges stay first.
+            Ok(Body::Hello(read_versions(&mut reader)?))
+        }
+        KIND_BIND => {
+            let name = reader
+                .text(limits::MODULE_NAME_BYTES_MAX)
+                .map_err(|_| FrameError("module name"))?
+                .to_owned();
+            let versions = read_versions(&mut reader)?;
+            reader.finish().map_err(|_| FrameError("bind"))?;
+            Ok(Body::Bind { name, versions })
+        }
+        KIND_UNBIND => empty(Body::Unbind(handle)),
+        KIND_CALL => Ok(Body::Call { handle, function: code, arguments: payload.to_vec() }),
+        KIND_REPLY_OK => Ok(Body::Reply(Ok(payload.to_vec()))),
+        KIND_REPLY_ERRNO => {
+            let errno = i32::try_from(code).ok().and_then(Errno::new).ok_or(FrameError("errno"))?;
+            empty(Body::Reply(Err(RpcError::Function(errno))))
+        }
+        KIND_REPLY_FAULT => {
+            let fault = u16::try_from(code).ok().and_then(Fault::from_code);
+            empty(Body::Reply(Err(RpcError::Host(fault.ok_or(FrameError("fault code"))?))))
+        }
+        _ => Err(FrameError("unknown kind")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_body() -> impl Strategy<Value = Body> {
+        let versions = (0u16..9, 0u16..9)
+            .prop_map(|(a, b)| VersionRange::new(Version(a.min(b)), Version(a.max(b))).unwrap());
+        let bytes = || proptest::collection::vec(any::<u8>(), 0..200);
+        prop_oneof![
+            versions.clone().prop_map(Body::Hello),
+            ("[a-z]{1,20}", versions).prop_map(|(name, versions)| Body::Bind { name, versions }),
+            any::<u16>().prop_map(|h| Body::Unbind(Handle(h))),
+            (any::<u16>(), any::<u32>(), bytes()).prop_map(|(h, function, arguments)| {
+                Body::Call { handle: Handle(h), function, arguments }
+            }),
+            bytes().prop_map(|b| Body::Reply(Ok(b))),
+            (1i32..4096).prop_map(|n| Body::Reply(Err(RpcError::Function(Errno::new(n).unwrap())))),
+            (0usize..Fault::ALL.len())
+                .prop_map(|i| Body::Reply(Err(RpcError::Host(Fault::ALL[i])))),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn frames_survive_any_cut(
+            bodies in proptest::collection::vec((any::<u32>(), any_body()), 1..12),
+            piece in 1usize..40,
+        ) {
+            let frames: Vec<Frame> =
+                bodies.into_iter().map(|(id, body)| Frame { call: CallId(id), body }).collect();
+            let mut bytes = Vec::new();
+            for frame in &frames {
+                frame.encode(&mut bytes).unwrap();
+            }
+            let mut decoder = Decoder::new();
+            let mut seen = Vec::new();
+            for chunk in bytes.chunks(piece) {
+                decoder.push(chunk);
+                while let Some(frame) = decoder.next().unwrap() {
+                    seen.push(frame);
+                }
+            }
+            prop_assert_eq!(seen, frames);
+            prop_assert!(!decoder.is_mid_frame());
+        }
+
+        #[test]
+        fn any_bytes_are_frames_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let mut decoder = Decoder::new();
+            decoder.push(&bytes);
+            while let Ok(Some(frame)) = decoder.next() {
+                let mut again = Vec::new();
+                frame.encode(&mut again).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn a_length_over_the_limit_is_refused_before_its_payload_comes() {
+        let mut decoder = Decoder::new();
+        let mut header = [0u8; HEADER_BYTES];
+        header[..4].copy_from_slice(&u32::MAX.to_le_bytes());
+        header[4] = KIND_CALL;
+        decoder.push(&header);
+        assert_eq!(decoder.next(), Err(FrameError("length over the limit")));
+    }
+}

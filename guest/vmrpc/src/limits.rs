@@ -1,0 +1,38 @@
+//! Every bound of VM RPC, with its unit and reason.
+
+/// The vsock port on the host (CID 2) where VM RPC is served. Outside the range of tokens.
+pub const VMRPC_PORT: u32 = 1042;
+
+/// The lowest host port that may be a connection token. Everything below is a service port, so a
+/// token can never be taken for VM RPC.
+pub const TOKEN_MIN: u32 = 0x4000_0000;
+
+/// The highest token. `u32::MAX` is VMADDR_PORT_ANY, so the range ends well before it.
+pub const TOKEN_MAX: u32 = 0x7fff_ffff;
+
+/// Bytes of arguments or result in one frame. Larger data belongs into a stream or an event queue;
+/// this much is copied and buffered once per call on either side.
+pub const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
+
+/// Calls in flight on one stream. A guest with thousands of slow connects needs thousands; each
+/// costs the host one task (about 1 KiB).
+pub const CALLS_IN_FLIGHT_MAX: usize = 4096;
+
+/// Modules bound at the same time on one stream. A program needs a handful.
+pub const BINDINGS_PER_STREAM_MAX: usize = 64;
+
+/// Modules registered in one gateway.
+pub const MODULES_MAX: usize = 1024;
+
+/// Bytes of a module name, so that it fits into a log line and a table column.
+pub const MODULE_NAME_BYTES_MAX: usize = 64;
+
+/// Frames waiting to be written to one guest. When the guest does not read, calls wait here and
+/// then in their tasks; nothing more is read from that guest meanwhile.
+pub const REPLIES_QUEUED_MAX: usize = 64;
+
+/// Bytes of a host name in a destination (RFC 1035, 2.3.4: 255 octets on the wire, 253 as text).
+pub const HOST_NAME_BYTES_MAX: usize = 253;
+
+const _: () = assert!(VMRPC_PORT < TOKEN_MIN && TOKEN_MIN < TOKEN_MAX);
+const _: () = assert!(HOST_NAME_BYTES_MAX < PAYLOAD_BYTES_MAX);
