@@ -96,7 +96,7 @@ impl Errno {
 
     /// The errno of an I/O error; `EIO` when the error did not come from the kernel.
     pub fn of(error: &std::io::Error) -> Self {
-        error.raw_os_error().and_then(Self::new).unwrap_or(match error.kind() {
+        error.raw_os_error().and_then(Self::new).unwrap_or_else(|| match error.kind() {
             std::io::ErrorKind::ConnectionRefused => Self::ECONNREFUSED,
             std::io::ErrorKind::ConnectionReset => Self::ECONNRESET,
             std::io::ErrorKind::ConnectionAborted => Self::ECONNABORTED,

@@ -36,7 +36,7 @@ impl std::str::FromStr for ModuleName {
         let letter = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(b);
         let good = text.len() <= limits::MODULE_NAME_BYTES_MAX
             && text.as_bytes().first().is_some_and(u8::is_ascii_lowercase)
-            && text.as_bytes().iter().all(|b| letter(b));
+            && text.as_bytes().iter().all(letter);
         if good {
             Ok(Self(text.into()))
         } else {

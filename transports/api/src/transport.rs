@@ -1,0 +1,115 @@
+//! The plugin interface itself.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::error::{AcceptError, DialError, ListenError};
+use crate::stream::Stream;
+
+/// Where a dial goes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Destination {
+    /// An address, already checked against the rules: it is the one that is dialled.
+    Address(SocketAddr),
+    /// A name that this transport resolves by itself (an overlay, a proxy).
+    Name {
+        /// The name, in lower case, without a final dot.
+        name: String,
+        /// The port.
+        port: u16,
+    },
+    /// A Unix stream socket of this host. Only a rule can say so, never a guest.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => write!(f, "{address}"),
+            Self::Name { name, port } => write!(f, "{name}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// What a transport is asked to dial.
+#[derive(Clone, Debug)]
+pub struct DialRequest {
+    /// Where to.
+    pub destination: Destination,
+    /// A local address to come from, if the program in the guest bound one. Only its port is a
+    /// wish; a transport that cannot grant it says [`DialError::AddressInUse`] or ignores it.
+    pub source: Option<SocketAddr>,
+    /// Give up after this long with [`DialError::TimedOut`].
+    pub timeout: Duration,
+}
+
+/// A connection that stands: the far socket has connected.
+#[derive(Debug)]
+pub struct Dialed {
+    /// The bytes.
+    pub stream: Stream,
+    /// The local name of the far socket, for `getsockname`; `None` where it has none.
+    pub local: Option<SocketAddr>,
+}
+
+/// A connection that came in.
+#[derive(Debug)]
+pub struct Inbound {
+    /// The bytes.
+    pub stream: Stream,
+    /// Who connected, for `accept` and `getpeername`; `None` where it has no address.
+    pub peer: Option<SocketAddr>,
+    /// The address it came to.
+    pub local: Option<SocketAddr>,
+}
+
+/// What a transport can do, as data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Takes [`Destination::Address`].
+    pub dials_addresses: bool,
+    /// Takes [`Destination::Name`].
+    pub dials_names: bool,
+    /// Takes [`Destination::Unix`].
+    pub dials_unix: bool,
+    /// [`Transport::listen`] works.
+    pub listens: bool,
+    /// Each direction closes on its own.
+    pub half_close: bool,
+    /// A reset arrives as a reset, not as an end.
+    pub reset: bool,
+    /// Bytes are encrypted on the wire.
+    pub encrypted: bool,
+}
+
+/// A way out of the gateway. One value per configured transport, shared by all guests.
+#[async_trait]
+pub trait Transport: Send + Sync + fmt::Debug + 'static {
+    /// The kind, as in the configuration's `kind = "..."`.
+    fn kind(&self) -> &'static str;
+
+    /// What it can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Connects. Returns when the far socket has connected, not before. Dropping the future gives
+    /// the dial up and leaves nothing behind.
+    async fn dial(&self, request: DialRequest) -> Result<Dialed, DialError>;
+
+    /// Starts to listen. Dropping the listener closes it.
+    async fn listen(&self, at: &Destination) -> Result<Box<dyn Listener>, ListenError>;
+}
+
+/// A listening socket of a transport.
+#[async_trait]
+pub trait Listener: Send + fmt::Debug {
+    /// The address that others dial, with the true port where 0 was asked for.
+    fn local(&self) -> Destination;
+
+    /// Waits for a connection. Cancel-safe: dropping the future loses none.
+    async fn accept(&mut self) -> Result<Inbound, AcceptError>;
+}
