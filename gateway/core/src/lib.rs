@@ -1,1 +1,4 @@
-//! To be written.
+//! The sans-IO core of the outsock gateway.
+#![forbid(unsafe_code)]
+pub mod address;
+pub mod packet;
