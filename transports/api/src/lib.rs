@@ -10,12 +10,16 @@
 //! the suite `conformance` passes.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod error;
 pub mod limits;
+pub mod socket;
 pub mod stream;
 pub mod transport;
 
 pub use error::{AcceptError, DialError, ListenError};
 pub use outsock_vmrpc::Errno;
+pub use socket::SocketStream;
 pub use stream::{AsyncStream, Stream};
 pub use transport::{Capabilities, Destination, DialRequest, Dialed, Inbound, Listener, Transport};

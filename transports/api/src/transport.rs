@@ -1,4 +1,10 @@
-//! The plugin interface itself.
+//! Transport: the plugin interface itself.
+//!
+//! in:  a [`DialRequest`] that the rules allowed, or an address to listen on
+//! out: [`Dialed`] or [`Inbound`] connections, or an error that has an errno
+//! owner: one value per configured transport, shared by all guests; set-up runs on the daemon's tasks
+//! keeps: a dial returns after the far socket has connected; a dropped dial leaves nothing behind
+//! bound: [`limits::DIAL_TIMEOUT`], [`limits::ACCEPT_BACKLOG_MAX`]
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -8,6 +14,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::error::{AcceptError, DialError, ListenError};
+use crate::limits;
 use crate::stream::Stream;
 
 /// Where a dial goes.
@@ -37,6 +44,19 @@ impl fmt::Display for Destination {
 }
 
 /// What a transport is asked to dial.
+///
+/// Fields will be added (who asks, which rule chose this transport), always with a meaning for
+/// "not said". Callers write [`DialRequest::to`] and set what they know, or end a literal with
+/// `..DialRequest::to(destination)`; transports read the fields they know and never take the
+/// request apart exhaustively. Both then compile unchanged when a field comes.
+///
+/// ```
+/// use outsock_transport::{Destination, DialRequest};
+/// # use std::time::Duration;
+/// let to = Destination::Name { name: "db.osaka.peer".into(), port: 5432 };
+/// let request = DialRequest { timeout: Duration::from_secs(5), ..DialRequest::to(to) };
+/// assert_eq!(request.source, None);
+/// ```
 #[derive(Clone, Debug)]
 pub struct DialRequest {
     /// Where to.
@@ -46,6 +66,13 @@ pub struct DialRequest {
     pub source: Option<SocketAddr>,
     /// Give up after this long with [`DialError::TimedOut`].
     pub timeout: Duration,
+}
+
+impl DialRequest {
+    /// A request that says only where to, with the patience of a Linux `connect()`.
+    pub fn to(destination: Destination) -> Self {
+        Self { destination, source: None, timeout: limits::DIAL_TIMEOUT }
+    }
 }
 
 /// A connection that stands: the far socket has connected.
@@ -81,7 +108,9 @@ pub struct Capabilities {
     pub listens: bool,
     /// Each direction closes on its own.
     pub half_close: bool,
-    /// A reset arrives as a reset, not as an end.
+    /// A reset arrives as a reset, not as an end. A Unix socket is the exception that a transport
+    /// of kernel sockets documents: the kernel turns its close into `ECONNRESET` for the peer only
+    /// where the closing side still had unread bytes, else into an end.
     pub reset: bool,
     /// Bytes are encrypted on the wire.
     pub encrypted: bool,
