@@ -1,1 +1,36 @@
-//! To be written.
+//! The device edge: a vhost-user vsock backend for many guests.
+//!
+//! | Module | What it holds |
+//! |---|---|
+//! | `guest` | [`GuestDevice`]: one guest's socket path, its threads, start and stop |
+//! | `handle` | [`DeviceHandle`]: what the daemon says to a device and hears from it |
+//! | `backend` | the vhost-user face: features, config space, memory tables |
+//! | `worker` | the vring thread: events in, passes over the rings, timers |
+//! | `tx`, `rx` | the two passes: the hot path |
+//! | `ring`, `chain`, `pieces`, `memory` | virtqueues, descriptor chains, guest memory |
+//! | `end`, `ends` | host ends and their table |
+//! | `bridge` | bounded byte rings to async tasks |
+//! | [`limits`] | every bound |
+//!
+//! Threads: per guest one that speaks vhost-user with the frontend and one vring worker; a guest's
+//! trouble stays in its own. `unsafe` is allowed here because guest memory is raw: it is confined to
+//! `memory`, `ring`, `chain`, `pieces` and `end`.
+
+mod backend;
+mod bridge;
+mod chain;
+mod end;
+mod ends;
+mod guest;
+mod handle;
+pub mod limits;
+mod memory;
+mod pieces;
+mod ring;
+mod rx;
+mod tx;
+mod worker;
+
+pub use bridge::BridgeStream;
+pub use guest::{GuestDevice, GuestDeviceConfig, StartError};
+pub use handle::{DeviceCounters, DeviceHandle, FarEnd, News, Overloaded};

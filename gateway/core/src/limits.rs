@@ -1,0 +1,62 @@
+//! Every bound of the core, with its unit and reason.
+
+/// Bytes that one connection may have on the way from guest to host: what we advertise as
+/// `buf_alloc`, and so the most that the device ever buffers for it. A Linux guest uses at most its
+/// own `SO_VM_SOCKETS_BUFFER_SIZE` of it (256 KiB unless raised), so more costs nothing until the
+/// agent asks for it; 1 MiB keeps a fast stream busy over one scheduling round of the host.
+pub const BUF_ALLOC_BYTES: u32 = 1024 * 1024;
+
+/// Bytes that one queued packet costs a Linux guest besides its payload: `SKB_TRUESIZE(0)`, 576 to
+/// 832 by architecture and configuration. A guest resets a connection (ENOBUFS) when the packets in
+/// its receive queue times this exceed its `buf_alloc` (Linux 6.12.92, 6.18, 7.0).
+pub const PACKET_COST_BYTES: u32 = 832;
+
+/// Packets to one guest connection that are remembered until the guest has taken them. A window of
+/// 8 MiB allows 10,082; four bytes each.
+pub const PACKETS_IN_FLIGHT_MAX: usize = 8192;
+
+/// Connections of one guest, counted from REQUEST to the last packet. A Linux guest has 2^32
+/// ports; this is what the host's descriptors allow.
+pub const CONNECTIONS_MAX: usize = 65_536;
+
+/// REQUESTs whose token is not announced (yet). The announcement is on its way on the control
+/// stream; more than this at once is no honest guest.
+pub const PARKED_MAX: usize = 1024;
+
+/// Tokens announced whose connection does not stand yet: as many as calls may be in flight, for
+/// several agents in one guest.
+pub const TOKENS_MAX: usize = 16_384;
+
+/// RSTs owed to a guest that does not read its RX queue: one for each connection it could have.
+/// Further ones are dropped, as a network would; the guest's own timeouts remain.
+pub const RSTS_MAX: usize = CONNECTIONS_MAX;
+
+/// Bytes of credit below which nothing is sent while more are in flight: many tiny packets cost a
+/// guest more than one short wait (the silly window of RFC 1122, 4.2.3.4).
+pub const CREDIT_WORTHWHILE_BYTES: u32 = 4096;
+
+/// How long a REQUEST waits for its token to be announced, milliseconds. The announcement can only
+/// be late by a stalled control stream.
+pub const PARKED_MS: u64 = 5_000;
+
+/// How long a dialled connection, or the news that a dial failed, waits for its REQUEST,
+/// milliseconds.
+pub const TOKEN_UNUSED_MS: u64 = 10_000;
+
+/// Bytes that one connection may move to the guest before the next one has its turn: a full QEMU
+/// ring (128 buffers of 4 KiB) is shared by at least two.
+pub const TURN_BYTES: u32 = 256 * 1024;
+
+/// The first pause before a guest is asked again for its credit, milliseconds. Doubled up to
+/// [`CREDIT_REQUEST_MS_MAX`] while it answers without progress.
+pub const CREDIT_REQUEST_MS: u64 = 10;
+
+/// The longest such pause, milliseconds.
+pub const CREDIT_REQUEST_MS_MAX: u64 = 1_000;
+
+/// Rules in a route table. Lookup is linear in this version: 10,000 take about 20 us.
+pub const ROUTES_MAX: usize = 10_000;
+
+const _: () = assert!(PARKED_MAX <= CONNECTIONS_MAX);
+const _: () = assert!(TURN_BYTES <= BUF_ALLOC_BYTES);
+const _: () = assert!(CREDIT_REQUEST_MS < CREDIT_REQUEST_MS_MAX);

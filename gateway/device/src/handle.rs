@@ -1,0 +1,143 @@
+//! What the daemon holds of a guest's device: commands in, news out, counters.
+//!
+//! Commands go through a bounded queue and an eventfd to the vring worker, which takes them all at
+//! each wake-up; news comes back through a bounded tokio channel. Neither side ever waits for the
+//! other under a lock.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use outsock_core::address::VsockPort;
+use tokio::sync::mpsc;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::bridge::{Bells, BridgeEnd, BridgeStream, bridge};
+use crate::end::HostEnd;
+use crate::limits;
+
+/// What the worker tells the daemon.
+#[derive(Debug)]
+pub enum News {
+    /// The guest opened a service port. Dropping the stream resets it.
+    Service {
+        /// Which.
+        port: VsockPort,
+        /// The bytes.
+        stream: BridgeStream,
+    },
+    /// Nobody waits for the dial of this token any more, or the guest has too many.
+    CancelDial(VsockPort),
+    /// The guest was reset, or its VMM is gone: everything of it is dead, also the dials.
+    GuestGone,
+}
+
+/// A command for the worker.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Announce(VsockPort),
+    DialOk(VsockPort, HostEnd),
+    DialFailed(VsockPort),
+}
+
+/// The worker has not taken its commands for long: it is stuck, or the guest floods it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the guest's device has too many commands waiting")]
+pub struct Overloaded;
+
+/// Counters of one guest, for status and metrics. All but `open` only grow.
+#[derive(Debug, Default)]
+pub struct DeviceCounters {
+    /// Connections that exist.
+    pub open: AtomicU64,
+    /// Connections that reached Open.
+    pub opened: AtomicU64,
+    /// Payload bytes from the guest.
+    pub tx_bytes: AtomicU64,
+    /// Payload bytes to the guest.
+    pub rx_bytes: AtomicU64,
+    /// Connections ended by a guest's broken packet.
+    pub misbehaved: AtomicU64,
+    /// Packets with a false CID.
+    pub forged: AtomicU64,
+    /// Malformed descriptor chains.
+    pub bad_chains: AtomicU64,
+    /// Rings that could not be used.
+    pub broken_rings: AtomicU64,
+    /// Notifications sent to the driver.
+    pub notifications: AtomicU64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Mailbox {
+    pub(crate) commands: Mutex<Vec<Command>>,
+    pub(crate) event: EventFd,
+}
+
+/// One guest's device, as the daemon sees it. Clones share it.
+#[derive(Clone, Debug)]
+pub struct DeviceHandle {
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) bells: Arc<Bells>,
+    pub(crate) counters: Arc<DeviceCounters>,
+}
+
+/// The far end of a connection, before it is given to a token.
+#[derive(Debug)]
+pub struct FarEnd(HostEnd);
+
+impl FarEnd {
+    /// A connected stream socket of this host's kernel. The worker makes only non-blocking calls.
+    pub fn socket(fd: OwnedFd) -> Self {
+        Self(HostEnd::Socket(fd))
+    }
+}
+
+impl DeviceHandle {
+    /// A far end that an async task drives through the returned stream.
+    pub fn bridged(&self) -> (FarEnd, BridgeStream) {
+        let (end, stream): (BridgeEnd, _) = bridge(&self.bells);
+        (FarEnd(HostEnd::Bridge(end)), stream)
+    }
+
+    /// A dial for this token has begun.
+    pub fn announce(&self, token: VsockPort) -> Result<(), Overloaded> {
+        self.command(Command::Announce(token))
+    }
+
+    /// The dial succeeded; the guest's connection gets this end.
+    pub fn dial_ok(&self, token: VsockPort, end: FarEnd) -> Result<(), Overloaded> {
+        self.command(Command::DialOk(token, end.0))
+    }
+
+    /// The dial failed, or was given up.
+    pub fn dial_failed(&self, token: VsockPort) -> Result<(), Overloaded> {
+        self.command(Command::DialFailed(token))
+    }
+
+    /// The guest's counters.
+    pub fn counters(&self) -> &DeviceCounters {
+        &self.counters
+    }
+
+    fn command(&self, command: Command) -> Result<(), Overloaded> {
+        let mut commands = self.mailbox.commands.lock().unwrap_or_else(PoisonError::into_inner);
+        if commands.len() >= limits::COMMANDS_MAX {
+            return Err(Overloaded);
+        }
+        commands.push(command);
+        if commands.len() == 1 {
+            // Fails only when the counter is full, which is a wake-up too.
+            let _ = self.mailbox.event.write(1);
+        }
+        Ok(())
+    }
+}
+
+impl DeviceCounters {
+    pub(crate) fn add(counter: &AtomicU64, n: u64) {
+        counter.fetch_add(n, Ordering::Relaxed);
+    }
+}
+
+pub(crate) type NewsSender = mpsc::Sender<News>;
