@@ -155,6 +155,8 @@ pub struct Report {
     pub passed: Vec<&'static str>,
     /// Cases that do not apply to this transport, with the reason.
     pub not_applicable: Vec<(&'static str, String)>,
+    /// Cases that failed, with their message; [`run`] panics instead of returning any.
+    pub failed: Vec<(&'static str, String)>,
     /// Cases that this machine or this set-up could not stage, with what is missing.
     pub not_staged: Vec<(&'static str, String)>,
 }
@@ -254,52 +256,75 @@ impl Need {
 ///
 /// When a case failed, after all have run, with the message of each.
 pub fn run<S: Setup, F: Future<Output = S>>(title: &str, make: impl FnOnce() -> F) -> Report {
+    let started = Instant::now();
+    let report = examine(|_| true, |case, text| say(title, case, text), make);
+    let sum = format!(
+        "{} passed, {} failed, {} could not be staged, {} do not apply, {}",
+        report.passed.len(),
+        report.failed.len(),
+        report.not_staged.len(),
+        report.not_applicable.len(),
+        in_ms(started.elapsed())
+    );
+    say(title, "sum", &sum);
+    let failed: Vec<_> =
+        report.failed.iter().map(|(case, message)| format!("{case}: {message}")).collect();
+    assert!(failed.is_empty(), "{title} does not conform:\n{}", failed.join("\n"));
+    report
+}
+
+/// Runs the chosen cases and tells each outcome; nothing is printed and no failure panics. For
+/// tests of the suite itself, and for one case while a transport is being written.
+pub fn examine<S: Setup, F: Future<Output = S>>(
+    chosen: impl Fn(&str) -> bool,
+    mut tell: impl FnMut(&str, &str),
+    make: impl FnOnce() -> F,
+) -> Report {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .expect("a tokio runtime for the suite");
-    let started = Instant::now();
     let mut report = Report::default();
-    let mut failed = Vec::new();
     runtime.block_on(async {
         let setup: Arc<dyn Setup> = Arc::new(make().await);
-        for case in CASES {
-            let unmet = || case.needs.iter().find_map(|need| need.unmet(&*setup)).map(String::from);
-            if let Some(reason) = unmet().or_else(|| setup.exception(case.name)) {
-                say(title, case.name, &format!("does not apply: {reason}"));
-                report.not_applicable.push((case.name, reason));
-                continue;
-            }
-            let started = Instant::now();
-            match run_case(case, Arc::clone(&setup)).await {
-                Ok(Outcome::Passed) => {
-                    say(title, case.name, &format!("ok, {}", in_ms(started.elapsed())));
-                    report.passed.push(case.name);
-                }
-                Ok(Outcome::NotStaged(missing)) => {
-                    say(title, case.name, &format!("NOT RUN: {missing}"));
-                    report.not_staged.push((case.name, missing));
-                }
-                Err(message) => {
-                    say(title, case.name, &format!("FAILED: {message}"));
-                    failed.push(format!("{}: {message}", case.name));
-                }
-            }
+        for case in CASES.iter().filter(|case| chosen(case.name)) {
+            let text = report.add(case, &setup).await;
+            tell(case.name, &text);
         }
     });
     // A case that hangs may have left a blocking task; the report must come all the same.
     runtime.shutdown_timeout(limits::AT_ONCE);
-    let (passed, other, not_staged) =
-        (report.passed.len(), report.not_applicable.len(), report.not_staged.len());
-    let sum = format!(
-        "{passed} passed, {} failed, {not_staged} could not be staged, {other} do not apply, {}",
-        failed.len(),
-        in_ms(started.elapsed())
-    );
-    say(title, "sum", &sum);
-    assert!(failed.is_empty(), "{title} does not conform:\n{}", failed.join("\n"));
     report
+}
+
+impl Report {
+    /// Runs a case, if it applies, and says how it ended.
+    async fn add(&mut self, case: &Case, setup: &Arc<dyn Setup>) -> String {
+        let unmet = || case.needs.iter().find_map(|need| need.unmet(&**setup)).map(String::from);
+        if let Some(reason) = unmet().or_else(|| setup.exception(case.name)) {
+            let text = format!("does not apply: {reason}");
+            self.not_applicable.push((case.name, reason));
+            return text;
+        }
+        let started = Instant::now();
+        match run_case(case, Arc::clone(setup)).await {
+            Ok(Outcome::Passed) => {
+                self.passed.push(case.name);
+                format!("ok, {}", in_ms(started.elapsed()))
+            }
+            Ok(Outcome::NotStaged(missing)) => {
+                let text = format!("NOT RUN: {missing}");
+                self.not_staged.push((case.name, missing));
+                text
+            }
+            Err(message) => {
+                let text = format!("FAILED: {message}");
+                self.failed.push((case.name, message));
+                text
+            }
+        }
+    }
 }
 
 async fn run_case(case: &Case, setup: Arc<dyn Setup>) -> Result<Outcome, String> {

@@ -1,5 +1,6 @@
 //! The suite over TCP with IPv4 and IPv6, and over Unix sockets. Loopback only.
 
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -91,7 +92,9 @@ fn tcp_over_ipv4() {
 #[test]
 fn tcp_over_ipv6() {
     if std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
-        eprintln!("NOT RUN: this host has no IPv6 loopback address");
+        // Past the capture of the test harness, so that it is seen in a green run too.
+        let why = "conformance direct tcp6: NOT RUN: this host has no IPv6 loopback address";
+        let _ = writeln!(std::io::stderr().lock(), "{why}");
         return;
     }
     // Multicast of the interface itself: no packet leaves for it.

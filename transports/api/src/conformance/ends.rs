@@ -202,6 +202,14 @@ pub(super) async fn receive(from: &mut (impl AsyncRead + Unpin)) -> Passed {
     }
 }
 
+/// Reads to the far side's FIN, which may not come before `total` bytes: said at once, since a sender
+/// whose bytes nobody reads would wait for ever.
+pub(super) async fn receive_all(from: &mut (impl AsyncRead + Unpin), total: u64) -> Passed {
+    let got = receive(from).await;
+    assert!(got.bytes >= total, "a clean end after {} of {total} bytes", got.bytes);
+    got
+}
+
 /// Reads on to whatever ends the stream: the bytes before it and the errno, `None` for a FIN.
 pub(super) async fn read_to_end(from: &mut (impl AsyncRead + Unpin)) -> (u64, Option<Errno>) {
     let mut bytes = 0;

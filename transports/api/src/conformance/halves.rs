@@ -7,7 +7,7 @@
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::ends::{CHUNKS, Side, connect, receive, send};
+use super::ends::{CHUNKS, Side, connect, receive, receive_all, send};
 use super::{Setup, limits};
 
 /// `shutdown(SHUT_WR)` by the dialer, then a long reply: what `nc -N` and HTTP/1.0 clients do.
@@ -25,8 +25,10 @@ async fn half_close(setup: &dyn Setup, first: Side) {
     let asked = send(&mut near, 7, 4097, CHUNKS).await;
     let heard = receive(&mut far).await;
     assert_eq!(asked, heard, "what the {first:?} sent before its FIN");
-    let (replied, got) =
-        tokio::join!(send(&mut far, 8, limits::REPLY_BYTES, CHUNKS), receive(&mut near));
+    let (replied, got) = tokio::join!(
+        send(&mut far, 8, limits::REPLY_BYTES, CHUNKS),
+        receive_all(&mut near, limits::REPLY_BYTES)
+    );
     assert_eq!(replied, got, "the reply to the {first:?}, which had closed its half");
 }
 

@@ -12,7 +12,9 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
-use super::ends::{self, CHUNKS, End, Meter, Passed, Pattern, Side, connect, open, receive, send};
+use super::ends::{
+    self, CHUNKS, End, Meter, Passed, Pattern, Side, connect, open, receive, receive_all, send,
+};
 use super::{Setup, limits};
 use crate::stream::Stream;
 
@@ -86,8 +88,8 @@ async fn exchange(setup: &dyn Setup, bytes: u64, chunks: &'static [usize]) {
     let (mut far_reader, mut far_writer) = tokio::io::split(ends.listener);
     let sent_up = tokio::spawn(async move { send(&mut near_writer, 2, bytes, chunks).await });
     let sent_down = tokio::spawn(async move { send(&mut far_writer, 3, bytes, chunks).await });
-    let got_up = tokio::spawn(async move { receive(&mut far_reader).await });
-    let got_down = tokio::spawn(async move { receive(&mut near_reader).await });
+    let got_up = tokio::spawn(async move { receive_all(&mut far_reader, bytes).await });
+    let got_down = tokio::spawn(async move { receive_all(&mut near_reader, bytes).await });
     let joined = tokio::try_join!(sent_up, got_up, sent_down, got_down);
     let (sent_up, got_up, sent_down, got_down) = joined.expect("every half does its work");
     assert_eq!(sent_up, got_up, "what the dialer sent and the listener got");
