@@ -6,7 +6,7 @@
 //! [`COMMANDS_MAX`] commands.
 
 use std::collections::HashMap;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -39,6 +39,8 @@ pub(crate) struct Progress {
 struct State {
     ready: Option<Ready>,
     closed: bool,
+    /// Bytes sent that the guest has not said it took.
+    in_flight: usize,
     next: u32,
     commands: HashMap<u32, Progress>,
 }
@@ -54,6 +56,35 @@ struct Shared {
 pub(crate) struct Channel {
     writer: Mutex<UnixStream>,
     shared: Arc<Shared>,
+    /// Bytes that may be in flight to the guest.
+    window: usize,
+}
+
+/// A window of this many steps keeps the guest busy while an acknowledgement is on its way.
+const STEPS_PER_WINDOW: usize = 4;
+
+/// Writes into the window.
+struct Windowed<'a> {
+    stream: &'a mut UnixStream,
+    shared: &'a Shared,
+    window: usize,
+}
+
+impl Write for Windowed<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let room = self.shared.wait(Instant::now() + WRITE_TIMEOUT, |state| {
+            let room = self.window.saturating_sub(state.in_flight).min(bytes.len());
+            state.in_flight += room;
+            (room > 0).then_some(room)
+        });
+        let room = room.ok().flatten().ok_or_else(|| io::Error::from(io::ErrorKind::TimedOut))?;
+        self.stream.write_all(&bytes[..room])?;
+        Ok(room)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Why the channel did not do as asked.
@@ -94,6 +125,11 @@ impl Shared {
             state.ready = Some(Ready::decode(&frame.payload)?);
             return Ok(());
         }
+        if frame.kind == Kind::Taken {
+            let (taken, _, _) = frame::decode_pair(&frame.payload)?;
+            state.in_flight = state.in_flight.saturating_sub(usize::try_from(taken).unwrap_or(0));
+            return Ok(());
+        }
         // A command whose caller gave up may still speak.
         let Some(progress) = state.commands.get_mut(&frame.command) else { return Ok(()) };
         match frame.kind {
@@ -113,7 +149,8 @@ impl Shared {
             | Kind::StdinEnd
             | Kind::Signal
             | Kind::Shutdown
-            | Kind::Ready => {
+            | Kind::Ready
+            | Kind::Taken => {
                 return Err(io::Error::other("the guest sent a frame that only a host sends"));
             }
         }
@@ -162,7 +199,8 @@ fn keep(output: &mut Vec<u8>, bytes: &[u8]) -> bool {
 }
 
 impl Channel {
-    pub(crate) fn open(stream: UnixStream) -> io::Result<Self> {
+    /// `step` is the number of bytes after which the guest says that it took them.
+    pub(crate) fn open(stream: UnixStream, step: usize) -> io::Result<Self> {
         stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
         let reader = io::BufReader::with_capacity(PAYLOAD_BYTES_MAX, stream.try_clone()?);
         let shared = Arc::new(Shared::default());
@@ -170,12 +208,14 @@ impl Channel {
         std::thread::Builder::new()
             .name("guest-channel".to_owned())
             .spawn(move || reading.read_all(reader))?;
-        Ok(Self { writer: Mutex::new(stream), shared })
+        Ok(Self { writer: Mutex::new(stream), shared, window: step * STEPS_PER_WINDOW })
     }
 
     fn send(&self, kind: Kind, command: u32, payload: &[u8]) -> Result<(), ChannelError> {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        frame::write_frame(&mut *writer, kind, command, payload).map_err(|_| {
+        let mut windowed =
+            Windowed { stream: &mut writer, shared: &self.shared, window: self.window };
+        frame::write_frame(&mut windowed, kind, command, payload).map_err(|_| {
             // Half a frame may be out: nothing after it would be understood.
             let _ = writer.shutdown(Shutdown::Both);
             ChannelError::Closed
@@ -263,6 +303,8 @@ impl Channel {
 mod tests {
     use super::*;
 
+    const STEP: usize = 64 * 1024;
+
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(10)
     }
@@ -270,10 +312,10 @@ mod tests {
     #[test]
     fn garbage_before_the_magic_is_skipped_and_the_end_wakes_all() {
         let (host, mut guest) = UnixStream::pair().unwrap();
-        let channel = Channel::open(host).unwrap();
+        let channel = Channel::open(host, STEP).unwrap();
         let ready = Ready { cid: 9, release: "x".to_owned() };
-        io::Write::write_all(&mut guest, b"login: \nOUT").unwrap();
-        io::Write::write_all(&mut guest, &MAGIC).unwrap();
+        guest.write_all(b"login: \nOUT").unwrap();
+        guest.write_all(&MAGIC).unwrap();
         frame::write_frame(&mut guest, Kind::Ready, 0, &ready.encode()).unwrap();
         assert_eq!(channel.wait_ready(soon()).unwrap(), Some(ready));
         let command = channel.start(&Start::default()).unwrap();
@@ -290,12 +332,32 @@ mod tests {
     #[test]
     fn commands_and_their_size_are_bounded() {
         let (host, _guest) = UnixStream::pair().unwrap();
-        let channel = Channel::open(host).unwrap();
+        let channel = Channel::open(host, STEP).unwrap();
         let large = Start { argv: vec![vec![b'x'; PAYLOAD_BYTES_MAX]], ..Start::default() };
         assert!(matches!(channel.start(&large), Err(ChannelError::TooLarge)));
         for _ in 0..COMMANDS_MAX {
             channel.start(&Start::default()).unwrap();
         }
         assert!(matches!(channel.start(&Start::default()), Err(ChannelError::Full)));
+    }
+
+    #[test]
+    fn no_more_is_sent_than_the_window_holds() {
+        let (host, mut guest) = UnixStream::pair().unwrap();
+        let step = 100;
+        let channel = Channel::open(host, step).unwrap();
+        guest.write_all(&MAGIC).unwrap();
+        let sender = std::thread::spawn(move || channel.write_stdin(1, &[7; 1000]));
+        let mut window = vec![0; step * STEPS_PER_WINDOW];
+        guest.read_exact(&mut window).unwrap();
+        guest.set_nonblocking(true).unwrap();
+        let mut more = [0; 1000];
+        assert_eq!(guest.read(&mut more).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        guest.set_nonblocking(false).unwrap();
+        frame::write_frame(&mut guest, Kind::Taken, 0, &frame::encode_pair(400, 0)).unwrap();
+        guest.read_exact(&mut more[..400]).unwrap();
+        frame::write_frame(&mut guest, Kind::Taken, 0, &frame::encode_pair(400, 0)).unwrap();
+        guest.read_exact(&mut more[..209]).unwrap();
+        sender.join().unwrap().unwrap();
     }
 }

@@ -39,9 +39,11 @@ pub(crate) enum Kind {
     Exit,
     /// Guest: the command could not start; payload is the errno (i32) and a message.
     Failed,
+    /// Guest: it has taken so many bytes (payload: i32) more from the channel.
+    Taken,
 }
 
-const KINDS: [(Kind, u8); 10] = [
+const KINDS: [(Kind, u8); 11] = [
     (Kind::Start, 1),
     (Kind::Stdin, 2),
     (Kind::StdinEnd, 3),
@@ -52,6 +54,7 @@ const KINDS: [(Kind, u8); 10] = [
     (Kind::Stderr, 18),
     (Kind::Exit, 19),
     (Kind::Failed, 20),
+    (Kind::Taken, 21),
 ];
 
 impl Kind {

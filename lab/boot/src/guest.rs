@@ -159,7 +159,7 @@ impl Guest {
         }
         let began = Instant::now();
         let (command, run_directory) = monitor_command(&options)?;
-        let (monitor, channel, console) = start(command, options.console_log.as_deref())?;
+        let (monitor, channel, console) = start(command, &options)?;
         let mut guest = Self {
             monitor,
             channel: Arc::new(channel),
@@ -338,6 +338,7 @@ fn wait_for_socket(socket: &Path) -> Result<(), BootError> {
 fn init_environment(options: &BootOptions) -> String {
     let image = &options.image;
     let mut words = vec![format!("OUTSOCK_NAME={}", options.name)];
+    words.push(format!("OUTSOCK_STEP={}", image.kernel.channel_step()));
     match image.kernel.monitor() {
         MonitorKind::Qemu => {
             words.push("OUTSOCK_MONITOR=qemu".to_owned());
@@ -383,7 +384,7 @@ fn monitor_command(options: &BootOptions) -> Result<(Command, Option<TempDir>), 
 /// Starts the monitor with the command channel as its standard input and the console as its two outputs.
 fn start(
     mut command: Command,
-    log: Option<&Path>,
+    options: &BootOptions,
 ) -> Result<(Monitor, Channel, Console), BootError> {
     let program = Path::new(command.get_program())
         .file_name()
@@ -391,7 +392,7 @@ fn start(
         .to_string_lossy()
         .into_owned();
     let failed = |source| BootError::Start { program: program.clone(), source };
-    let log = match log {
+    let log = match &options.console_log {
         Some(path) => Some(File::create(path).map_err(|error| {
             BootError::Option(format!("the console log {}: {error}", path.display()))
         })?),
@@ -402,7 +403,7 @@ fn start(
     let errors = writer.try_clone().map_err(failed)?;
     command.stdin(Stdio::from(OwnedFd::from(guest))).stdout(writer).stderr(errors);
     let console = Console::drain(reader, log).map_err(failed)?;
-    let channel = Channel::open(host).map_err(failed)?;
+    let channel = Channel::open(host, options.image.kernel.channel_step()).map_err(failed)?;
     let monitor = Monitor::spawn(command).map_err(failed)?;
     Ok((monitor, channel, console))
 }

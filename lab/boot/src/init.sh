@@ -82,7 +82,7 @@ exec $b chroot . /run/outsock/busybox sh -c '
     esac
     # This shell stays PID 1 and reaps what guest-exec leaves behind. The channel is opened once, for reading and
     # writing: a tty would forget "raw" if it were closed in between.
-    /run/outsock/guest-exec <>$channel
+    /run/outsock/guest-exec $OUTSOCK_STEP <>$channel
     $b sync
     $b poweroff -f
 '

@@ -78,6 +78,15 @@ impl Kernel {
         }
     }
 
+    /// Bytes after which the guest says that it took them from the command channel. A tty holds 4 KiB and, under
+    /// User Mode Linux, stalls for good when it is full: what is in flight must stay well below that.
+    pub(crate) fn channel_step(self) -> usize {
+        match self.monitor() {
+            MonitorKind::Qemu => 64 * 1024,
+            MonitorKind::Uml => 512,
+        }
+    }
+
     /// Modules that init loads, before what they depend on is added.
     pub(crate) fn modules(self) -> &'static [&'static str] {
         match self.monitor() {

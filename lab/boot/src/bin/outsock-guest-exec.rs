@@ -1,6 +1,7 @@
 //! Runs inside the guest: starts commands that the host asks for and sends back what they print.
 //!
-//! Enters: frames on standard input (the command channel, a virtio port or a raw tty). Leaves: frames on the same
+//! Enters: frames on standard input (the command channel, a virtio port or a raw tty), and as its argument the number
+//! of bytes after which it says that it took them. Leaves: frames on the same
 //! descriptor. It owns the processes that it starts, each in its own process group. Invariant: one `Exit` or
 //! `Failed` per `Start`, after the command's output. Bound: the host allows a bounded number of commands and
 //! bytes of standard input; output is never kept, a slow channel stops the command instead.
@@ -71,8 +72,10 @@ fn send(channel: &Channel, kind: Kind, command: u32, payload: &[u8]) {
 
 fn main() -> io::Result<()> {
     let descriptor = io::stdin().as_fd().try_clone_to_owned()?;
-    let mut reader = File::from(descriptor.try_clone()?);
+    let source = File::from(descriptor.try_clone()?);
     let channel: Channel = Arc::new(Mutex::new(File::from(descriptor)));
+    let step = std::env::args().nth(1).and_then(|step| step.parse().ok()).unwrap_or(1);
+    let mut reader = Acknowledging { source, channel: Arc::clone(&channel), taken: 0, step };
     let commands = Commands::default();
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let ready = Ready { cid: local_cid(), release: release.trim().to_owned() };
@@ -84,7 +87,7 @@ fn main() -> io::Result<()> {
             Kind::Stdin | Kind::StdinEnd => feed(&commands, &frame),
             Kind::Signal => signal(&commands, &frame)?,
             Kind::Shutdown => break,
-            Kind::Ready | Kind::Stdout | Kind::Stderr | Kind::Exit | Kind::Failed => {
+            Kind::Ready | Kind::Stdout | Kind::Stderr | Kind::Exit | Kind::Failed | Kind::Taken => {
                 eprintln!(
                     "guest-exec: the host sent a frame that only a guest sends: {:?}",
                     frame.kind
@@ -93,6 +96,27 @@ fn main() -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Tells the host of the bytes that were read, so that it never sends more than the device between can hold.
+struct Acknowledging {
+    source: File,
+    channel: Channel,
+    taken: usize,
+    step: usize,
+}
+
+impl Read for Acknowledging {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.source.read(buffer)?;
+        self.taken += count;
+        if self.taken >= self.step {
+            let taken = i32::try_from(self.taken).unwrap_or(i32::MAX);
+            send(&self.channel, Kind::Taken, 0, &frame::encode_pair(taken, 0));
+            self.taken = 0;
+        }
+        Ok(count)
+    }
 }
 
 /// This guest's CID, or `VMADDR_CID_ANY` where there is no vsock device.
