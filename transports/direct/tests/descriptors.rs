@@ -1,6 +1,6 @@
 //! No descriptor is left behind. Alone in its process, since it counts all descriptors of it.
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::task::Poll;
 use std::time::Duration;
