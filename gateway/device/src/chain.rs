@@ -69,19 +69,19 @@ unsafe fn read_descriptor(table: *const u8, index: usize) -> Descriptor {
 }
 
 /// A chain whose buffers were appended to a list of pieces.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Chain {
-    /// The header's pieces, at most this many in practice; the list below holds only the rest.
     header: HeaderPlace,
     /// Bytes behind the header.
     pub(crate) payload_len: usize,
 }
 
 /// Where a header lies. Linux never splits it; the specification allows it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 enum HeaderPlace {
     Whole(*mut u8),
-    Split { pieces: [(*mut u8, usize); limits::HEADER_PIECES_MAX], count: usize },
+    /// Pieces that add up to 44 bytes; none is empty, so there are at most 44.
+    Split(Vec<(*mut u8, usize)>),
 }
 
 /// Walks the chain at `head`. The payload's pieces are appended to `payload`; on an error the list
@@ -98,8 +98,7 @@ pub(crate) fn walk(
         direction,
         payload,
         payload_len: 0,
-        pieces: [(std::ptr::null_mut(), 0); limits::HEADER_PIECES_MAX],
-        piece_count: 0,
+        header: None,
         header_missing: HEADER_BYTES,
     };
     let result = walker.run(ring.table(), head).and_then(|()| walker.finish());
@@ -114,8 +113,7 @@ struct Walker<'a> {
     direction: Direction,
     payload: &'a mut Vec<iovec>,
     payload_len: usize,
-    pieces: [(*mut u8, usize); limits::HEADER_PIECES_MAX],
-    piece_count: usize,
+    header: Option<HeaderPlace>,
     header_missing: usize,
 }
 
@@ -140,7 +138,7 @@ impl Walker<'_> {
                     return Err(ChainError::BadIndirect);
                 }
                 let len = descriptor.len as usize;
-                if len == 0 || len % DESCRIPTOR_BYTES != 0 {
+                if len == 0 || !len.is_multiple_of(DESCRIPTOR_BYTES) {
                     return Err(ChainError::BadIndirect);
                 }
                 entries = len / DESCRIPTOR_BYTES;
@@ -183,9 +181,16 @@ impl Walker<'_> {
     fn piece(&mut self, mut pointer: *mut u8, mut len: usize) -> Result<(), ChainError> {
         if self.header_missing > 0 {
             let here = len.min(self.header_missing);
-            let place = self.pieces.get_mut(self.piece_count).ok_or(ChainError::TooManyPieces)?;
-            *place = (pointer, here);
-            self.piece_count += 1;
+            self.header = Some(match self.header.take() {
+                None if here == HEADER_BYTES => HeaderPlace::Whole(pointer),
+                None => HeaderPlace::Split(vec![(pointer, here)]),
+                // Whole cannot be: then nothing would be missing.
+                Some(HeaderPlace::Whole(first)) => HeaderPlace::Whole(first),
+                Some(HeaderPlace::Split(mut pieces)) => {
+                    pieces.push((pointer, here));
+                    HeaderPlace::Split(pieces)
+                }
+            });
             self.header_missing -= here;
             len -= here;
             if len == 0 {
@@ -202,15 +207,13 @@ impl Walker<'_> {
         Ok(())
     }
 
-    fn finish(&self) -> Result<Chain, ChainError> {
-        if self.header_missing > 0 {
-            return Err(ChainError::TooShort);
+    fn finish(&mut self) -> Result<Chain, ChainError> {
+        match self.header.take() {
+            Some(header) if self.header_missing == 0 => {
+                Ok(Chain { header, payload_len: self.payload_len })
+            }
+            _ => Err(ChainError::TooShort),
         }
-        let header = match self.pieces[..self.piece_count] {
-            [(pointer, _)] => HeaderPlace::Whole(pointer),
-            _ => HeaderPlace::Split { pieces: self.pieces, count: self.piece_count },
-        };
-        Ok(Chain { header, payload_len: self.payload_len })
     }
 }
 
@@ -222,10 +225,10 @@ impl Chain {
                 // SAFETY: the walk found 44 mapped bytes there; alignment 1.
                 unsafe { pointer.cast::<[u8; HEADER_BYTES]>().read_volatile() }
             }
-            HeaderPlace::Split { pieces, count } => {
+            HeaderPlace::Split(pieces) => {
                 let mut header = [0; HEADER_BYTES];
                 let mut at = 0;
-                for &(pointer, len) in &pieces[..*count] {
+                for &(pointer, len) in pieces {
                     // SAFETY: `len` mapped bytes at `pointer`, by the walk; the pieces add up to
                     // 44 bytes; guest memory and `header` do not overlap.
                     unsafe {
@@ -245,9 +248,9 @@ impl Chain {
                 // SAFETY: the walk found 44 mapped bytes there, for the device to write.
                 unsafe { pointer.cast::<[u8; HEADER_BYTES]>().write_volatile(*header) };
             }
-            HeaderPlace::Split { pieces, count } => {
+            HeaderPlace::Split(pieces) => {
                 let mut at = 0;
-                for &(pointer, len) in &pieces[..*count] {
+                for &(pointer, len) in pieces {
                     // SAFETY: as in `read_header`, the other way.
                     unsafe {
                         std::ptr::copy_nonoverlapping(header[at..].as_ptr(), pointer, len);

@@ -77,7 +77,6 @@ pub(crate) struct Ends {
     /// By `ConnectionId::index`.
     by_connection: Vec<Option<(ConnectionId, EndKey)>>,
     lingering: VecDeque<EndKey>,
-    live: usize,
 }
 
 impl Ends {
@@ -87,7 +86,6 @@ impl Ends {
             free: Vec::new(),
             by_connection: Vec::new(),
             lingering: VecDeque::new(),
-            live: 0,
         }
     }
 
@@ -131,7 +129,6 @@ impl Ends {
             hung_up: false,
             read_chains: 1,
         });
-        self.live += 1;
         let slot = id.index as usize;
         if self.by_connection.len() <= slot {
             self.by_connection.resize(slot + 1, None);
@@ -173,7 +170,6 @@ impl Ends {
         let end = place.end.take()?;
         place.generation = place.generation.wrapping_add(1);
         self.free.push(u32::try_from(key.index()).ok()?);
-        self.live -= 1;
         Some(end)
     }
 
@@ -231,12 +227,6 @@ impl Ends {
                 ends.push(end);
             }
         }
-        self.live = 0;
         ends
-    }
-
-    /// Ends that exist, lingering ones included.
-    pub(crate) fn len(&self) -> usize {
-        self.live
     }
 }

@@ -6,9 +6,6 @@ pub const QUEUES: usize = 3;
 /// Entries per ring. QEMU uses 128; a larger ring holds more RX buffers between two wake-ups.
 pub const QUEUE_SIZE_MAX: u16 = 1024;
 
-/// Pieces into which a guest may cut the 44 bytes of a header. Linux never cuts it.
-pub const HEADER_PIECES_MAX: usize = 44;
-
 /// Descriptors in one indirect table: as many as a ring may have entries.
 pub const INDIRECT_ENTRIES_MAX: usize = QUEUE_SIZE_MAX as usize;
 

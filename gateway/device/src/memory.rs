@@ -27,6 +27,9 @@ pub(crate) struct MemoryMap {
 // access; the map itself is never changed.
 unsafe impl Send for MemoryMap {}
 
+// SAFETY: as for `Send`: shared references only read the table.
+unsafe impl Sync for MemoryMap {}
+
 impl MemoryMap {
     /// Takes a snapshot.
     pub(crate) fn new(mappings: Arc<GuestMemoryMmap>) -> Self {

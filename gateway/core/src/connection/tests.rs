@@ -1,5 +1,7 @@
 //! Every state x input, as one snapshot that a reader can check line by line.
 
+use std::fmt::Write;
+
 use super::*;
 
 fn states() -> Vec<State> {
@@ -71,9 +73,10 @@ fn the_whole_table() {
     for state in states() {
         for input in inputs() {
             let Effects { next, host, owed } = state.on(input);
-            let next = next.map_or("Gone".to_owned(), name);
-            table += &format!(
-                "{:28} {:20} -> {next:28} host {host:15} guest {owed}\n",
+            let next = next.map_or_else(|| "Gone".to_owned(), name);
+            let _ = writeln!(
+                table,
+                "{:28} {:20} -> {next:28} host {host:15} guest {owed}",
                 name(state),
                 input_name(input),
                 host = format!("{host:?}"),

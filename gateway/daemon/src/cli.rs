@@ -1,0 +1,71 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::ADMIN_SOCKET;
+
+/// The host's side of outsock: serves the outsourced sockets of virtual machines.
+///
+/// Each guest gets a vhost-user socket; its VMM connects a vsock device to it. In the guest, run
+/// programs with `outsock run -- PROGRAM`. Their TCP connections leave from here, by the transport
+/// that the configuration's routes name.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true, after_help = AFTER_HELP)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 done, 1 failed, 64 a mistake in the configuration or on the command line.
+Logs go to standard error; RUST_LOG=debug shows each connection.
+
+Example:
+  outsock-gateway run --config gateway.toml
+  qemu-system-x86_64 ... \\
+    -object memory-backend-memfd,id=mem,size=512M,share=on -machine q35,memory-backend=mem \\
+    -chardev socket,id=c,path=/run/outsock/web.sock -device vhost-user-vsock-pci,chardev=c
+  guest$ outsock run -- curl http://192.0.2.1/";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve the guests of a configuration until SIGTERM or Ctrl-C, which let connections finish;
+    /// a second one ends at once.
+    Run(Run),
+    /// Check a configuration file and say what is wrong with it.
+    Check(Check),
+    /// Show the guests of a running gateway and what they have moved.
+    Status(Status),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// The configuration file (TOML). configs/reference.toml shows every key.
+    #[arg(long, short)]
+    pub(crate) config: PathBuf,
+    /// Write logs as JSON lines.
+    #[arg(long)]
+    pub(crate) log_json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// The configuration file.
+    #[arg(long, short)]
+    pub(crate) config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// The admin socket of the gateway.
+    #[arg(long, default_value = ADMIN_SOCKET, conflicts_with = "config")]
+    pub(crate) admin_socket: PathBuf,
+    /// Take the admin socket from this configuration file.
+    #[arg(long, short)]
+    pub(crate) config: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}

@@ -1,0 +1,71 @@
+//! The files in `configs/` parse; mistakes are named with file, line and key.
+
+use super::*;
+
+fn parse(text: &str) -> Result<Config, String> {
+    Config::parse(text, Path::new("gw.toml")).map_err(|error| error.to_string())
+}
+
+#[test]
+fn the_shipped_files_parse() {
+    for file in ["minimal.toml", "reference.toml"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs").join(file);
+        let config = Config::load(&path).unwrap();
+        assert!(!config.guests.is_empty(), "{file}");
+    }
+}
+
+#[test]
+fn the_reference_shows_the_defaults() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/reference.toml");
+    let reference = Config::load(&path).unwrap();
+    let empty = parse("").unwrap();
+    assert_eq!(reference.admin_socket, empty.admin_socket);
+    assert_eq!(reference.dial_timeout, empty.dial_timeout);
+    assert_eq!(reference.drain_timeout, empty.drain_timeout);
+    let nowhere = "192.0.2.99:9".parse().unwrap();
+    assert_eq!(empty.routes.decide(nowhere).action, RuleAction::Refuse(Errno::EACCES));
+}
+
+#[test]
+fn the_reference_has_every_key() {
+    let text = include_str!("../../../../configs/reference.toml");
+    let raw = include_str!("raw.rs");
+    for line in raw.lines() {
+        let Some(key) = line.trim().strip_prefix("pub(super) ").and_then(|l| l.split(':').next())
+        else {
+            continue;
+        };
+        let shown = text.contains(&format!("{key} =")) || text.contains(&format!("[{key}]"));
+        assert!(shown || key.starts_with("struct"), "configs/reference.toml lacks {key}");
+    }
+}
+
+#[test]
+fn mistakes_name_file_line_and_key() {
+    let guest = "[[guest]]\nname = \"a\"\ncid = 3\nsocket = \"/a\"\n";
+    for (text, expected) in [
+        ("[gateway]\nadmin_sockt = \"/x\"\n", "gw.toml:2: admin_sockt: unknown field"),
+        ("[gateway]\ndefault = \"EWHAT\"\n", "gw.toml:2: default: \"EWHAT\" is not an errno"),
+        (
+            "[[guest]]\nname = \"a\"\ncid = 2\nsocket = \"/a\"\n",
+            "gw.toml:3: cid: a guest's cid is 3",
+        ),
+        ("[[guest]]\nname = \"a\"\ncid = \"x\"\nsocket = \"/a\"\n", "gw.toml:3: cid: invalid type"),
+        ("[[guest]]\nname = \"a\"\n", "gw.toml:1: [[guest]]: missing field"),
+        ("[[route]]\nto = [\"10.0.0.1/8\"]\nvia = \"direct\"\n", "gw.toml:2: to: "),
+        ("[[route]]\nports = [\"9-8\"]\nvia = \"direct\"\n", "gw.toml:2: ports: "),
+        ("[[route]]\nports = [70000]\nvia = \"direct\"\n", "gw.toml:2: ports: "),
+        ("[[route]]\nvia = \"nope\"\n", "gw.toml:2: via: there is no transport named \"nope\""),
+        ("[[route]]\nname = \"x\"\n", "gw.toml:1: [[route]]: a route needs via"),
+        ("[[route]]\nvia = \"direct\"\nrefuse = \"EACCES\"\n", "gw.toml:3: refuse: "),
+        ("[[route]]\nvia = \"direct\"\ntarget = \"here\"\n", "gw.toml:3: target: "),
+        ("[[transport]]\nname = \"t\"\nkind = \"qic\"\n", "gw.toml:3: kind: "),
+        ("x = \n", "gw.toml:1: "),
+    ] {
+        let error = parse(text).unwrap_err();
+        assert!(error.starts_with(expected), "{text}\n  -> {error}");
+    }
+    let error = parse(&format!("{guest}{}", guest.replace("/a", "/b"))).unwrap_err();
+    assert!(error.starts_with("gw.toml:6: name: guest \"a\" has the same name"), "{error}");
+}

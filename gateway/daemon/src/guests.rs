@@ -1,0 +1,80 @@
+//! Guests: their devices, and one task each that hears what a device has to say.
+
+use std::sync::Arc;
+
+use outsock_device::{GuestDevice, GuestDeviceConfig, News, StartError};
+use outsock_vmrpc::host::{Caller, Registry, serve};
+use outsock_vmrpc::limits::VMRPC_PORT;
+use outsock_vmrpc::socket::Token;
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::config::Guest;
+use crate::limits;
+use crate::socket_module::{GuestSockets, Sockets};
+
+/// A guest that is served. Dropping it ends its device.
+#[derive(Debug)]
+pub(crate) struct ServedGuest {
+    pub(crate) config: Guest,
+    pub(crate) device: GuestDevice,
+    pub(crate) sockets: Arc<GuestSockets>,
+}
+
+/// Starts the device of a guest.
+pub(crate) fn start(
+    config: &Guest,
+    registry: &Registry,
+    sockets: &Sockets,
+) -> Result<ServedGuest, StartError> {
+    let (device, news) = GuestDevice::start(GuestDeviceConfig {
+        name: config.name.clone(),
+        cid: config.cid,
+        socket: config.socket.clone(),
+    })?;
+    let guest = GuestSockets::new(device.handle().clone());
+    sockets.add_guest(config.cid.0, Arc::clone(&guest));
+    let caller = Caller { guest: config.name.as_str().into(), cid: config.cid.0 };
+    tokio::spawn(hear(news, registry.clone(), caller, Arc::clone(&guest)));
+    Ok(ServedGuest { config: config.clone(), device, sockets: guest })
+}
+
+/// Runs until the device is dropped.
+async fn hear(
+    mut news: mpsc::Receiver<News>,
+    registry: Registry,
+    caller: Caller,
+    guest: Arc<GuestSockets>,
+) {
+    let streams = Arc::new(Semaphore::new(limits::RPC_STREAMS_PER_GUEST_MAX));
+    while let Some(item) = news.recv().await {
+        match item {
+            News::Service { port, stream } if port.0 == VMRPC_PORT => {
+                let Ok(permit) = Arc::clone(&streams).try_acquire_owned() else {
+                    tracing::warn!(guest = %caller.guest, "too many VM RPC streams: one is reset");
+                    continue;
+                };
+                let (registry, caller) = (registry.clone(), caller.clone());
+                let counted = guest.count_rpc_stream();
+                tokio::spawn(async move {
+                    let name = Arc::clone(&caller.guest);
+                    if let Err(error) = serve(stream, &registry, caller).await {
+                        tracing::debug!(guest = %name, %error, "VM RPC stream ended");
+                    }
+                    drop((permit, counted));
+                });
+            }
+            // The device opens no other service; dropping the stream resets it.
+            News::Service { port, .. } => {
+                tracing::warn!(guest = %caller.guest, port = port.0, "no such service");
+            }
+            News::CancelDial(port) => {
+                if let Some(token) = Token::new(port.0) {
+                    guest.cancel(token);
+                }
+            }
+            News::GuestGone => {
+                tracing::debug!(guest = %caller.guest, "guest gone or started over");
+            }
+        }
+    }
+}

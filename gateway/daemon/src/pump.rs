@@ -1,0 +1,62 @@
+//! Pump: bytes between a guest's bridge and a transport's async stream.
+//!
+//! One task per connection, two directions. Ends go through as they are: a FIN closes one half of
+//! the other side, a reset or a broken side resets the other. Kept: a side's bytes are read only
+//! when the other side took the ones before. Bound: [`limits::PUMP_BYTES`] per direction.
+
+use std::pin::Pin;
+
+use outsock_device::BridgeStream;
+use outsock_transport::{AsyncStream, Errno};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::limits;
+
+/// Which side broke first, and how.
+enum Broke {
+    Guest(Errno),
+    Far(Errno),
+}
+
+/// Moves bytes until both directions have ended or one side broke.
+pub(crate) async fn pump(guest: BridgeStream, far: Pin<Box<dyn AsyncStream>>) {
+    let (mut guest_read, mut guest_write) = tokio::io::split(guest);
+    let (mut far_read, mut far_write) = tokio::io::split(far);
+    let result = tokio::try_join!(
+        half(&mut guest_read, &mut far_write, Broke::Guest, Broke::Far),
+        half(&mut far_read, &mut guest_write, Broke::Far, Broke::Guest),
+    );
+    let guest = guest_read.unsplit(guest_write);
+    let far = far_read.unsplit(far_write);
+    match result {
+        Ok(_) => {}
+        Err(Broke::Guest(errno)) => far.reset(errno),
+        Err(Broke::Far(errno)) => {
+            guest.reset(errno);
+            far.reset(errno);
+        }
+    }
+}
+
+async fn half(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    from_broke: fn(Errno) -> Broke,
+    to_broke: fn(Errno) -> Broke,
+) -> Result<(), Broke> {
+    let mut buffer = vec![0; limits::PUMP_BYTES];
+    loop {
+        let n = from.read(&mut buffer).await.map_err(|error| from_broke(Errno::of(&error)))?;
+        let written = async {
+            if n == 0 {
+                return to.shutdown().await;
+            }
+            to.write_all(&buffer[..n]).await?;
+            to.flush().await
+        };
+        written.await.map_err(|error| to_broke(Errno::of(&error)))?;
+        if n == 0 {
+            return Ok(());
+        }
+    }
+}
