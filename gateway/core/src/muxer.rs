@@ -10,6 +10,12 @@
 //! a set of flags, not a queue of packets. Bounds: [`limits::CONNECTIONS_MAX`],
 //! [`limits::PARKED_MAX`], [`limits::TOKENS_MAX`], [`limits::RSTS_MAX`].
 
+mod guest;
+mod host;
+mod rx;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, VecDeque};
 
 use crate::address::{Cid, ConnectionKey, Instant, VsockPort};
@@ -17,7 +23,7 @@ use crate::connection::{HostAction, HostHalf, Input, Owed, State};
 use crate::credit::{FromGuest, ToGuest};
 use crate::deadlines::Deadlines;
 use crate::limits;
-use crate::packet::{BadHeader, Header, Op, Shutdown};
+use crate::packet::{Header, Op};
 use crate::tokens::{Token, Tokens};
 
 /// Names a connection. Never used twice, so late news of a dead connection reaches nobody.
@@ -193,8 +199,6 @@ pub struct Muxer {
     counters: Counters,
 }
 
-// === The guest's packets ===
-
 impl Muxer {
     /// The muxer of the guest `cid`, which may open the service ports `services` and connections by
     /// token.
@@ -216,359 +220,6 @@ impl Muxer {
         }
     }
 
-    /// One packet from the TX virtqueue. `payload_len` is what the descriptor chain holds behind
-    /// the header: a longer claim in the header is a lie, a shorter one is padding.
-    pub fn packet(
-        &mut self,
-        now: Instant,
-        parsed: Result<Header, BadHeader>,
-        payload_len: u32,
-    ) -> Verdict {
-        match parsed {
-            Ok(header) => self.good_packet(now, &header, payload_len),
-            Err(bad) => {
-                if self.is_honest(bad.src_cid, bad.dst_cid) {
-                    let key = ConnectionKey { guest: bad.src_port, host: bad.dst_port };
-                    match self.by_key.get(&key) {
-                        Some(&id) => self.input(now, id, Input::Malformed),
-                        None => self.owe_rst(key),
-                    }
-                }
-                Verdict::NoPayload
-            }
-        }
-    }
-
-    fn is_honest(&mut self, src: Cid, dst: Cid) -> bool {
-        let honest = src == self.cid && dst == Cid::HOST;
-        self.counters.forged += u64::from(!honest);
-        honest
-    }
-
-    fn good_packet(&mut self, now: Instant, header: &Header, payload_len: u32) -> Verdict {
-        if !self.is_honest(header.src_cid, header.dst_cid) {
-            return Verdict::NoPayload;
-        }
-        let key = ConnectionKey { guest: header.src_port, host: header.dst_port };
-        let Some(&id) = self.by_key.get(&key) else {
-            match header.op {
-                Op::Request => self.request(now, key, header),
-                // Nothing answers an RST, or two sides would answer each other for ever.
-                Op::Rst => {}
-                Op::Response | Op::Shutdown(_) | Op::Rw | Op::CreditUpdate | Op::CreditRequest => {
-                    self.owe_rst(key)
-                }
-            }
-            return Verdict::NoPayload;
-        };
-        let Some(connection) = self.connection_mut(id) else {
-            return Verdict::NoPayload;
-        };
-        if connection.to_guest.learn(header.buf_alloc, header.fwd_cnt) {
-            connection.ask_pause_ms = 0;
-        }
-        let is_rw = header.op == Op::Rw;
-        let fits = !is_rw
-            || (header.len <= payload_len && connection.from_guest.receive(header.len).is_ok());
-        let input = if fits { Input::Packet(header.op) } else { Input::Malformed };
-        let host = self.apply(now, id, input);
-        self.queue_rx(id);
-        match host {
-            HostAction::Write if header.len > 0 => Verdict::Write(id, header.len),
-            HostAction::Write
-            | HostAction::None
-            | HostAction::FinishWrite
-            | HostAction::CloseAfterFlush
-            | HostAction::Abort => Verdict::NoPayload,
-        }
-    }
-
-    fn request(&mut self, now: Instant, key: ConnectionKey, header: &Header) {
-        if self.services.contains(&key.host) {
-            let Some(id) = self.insert(key, State::OPEN, header) else { return };
-            self.counters.opened += 1;
-            if let Some(connection) = self.connection_mut(id) {
-                connection.owes_response = true;
-            }
-            self.queue_rx(id);
-            self.actions.push_back(Action::OpenService(id, key.host));
-            return;
-        }
-        match self.tokens.find(key.host) {
-            None if !Tokens::is_token(key.host) => self.owe_rst(key),
-            None => {
-                if self.parked >= limits::PARKED_MAX {
-                    return self.owe_rst(key);
-                }
-                let Some(id) = self.insert(key, State::Parked, header) else { return };
-                self.parked += 1;
-                self.tokens.set(key.host, Token::Waited(id));
-                self.deadlines.add(now.after_ms(limits::PARKED_MS), Due::Parked(id));
-            }
-            Some(Token::Announced) => {
-                let Some(id) = self.insert(key, State::Dialing, header) else { return };
-                self.tokens.set(key.host, Token::Waited(id));
-            }
-            Some(Token::Held { .. }) => {
-                self.tokens.remove(key.host);
-                match self.insert(key, State::Dialing, header) {
-                    Some(id) => {
-                        self.actions.push_back(Action::Attach(id, key.host));
-                        self.input(now, id, Input::DialOk);
-                    }
-                    None => self.actions.push_back(Action::DropHeld(key.host)),
-                }
-            }
-            Some(Token::Failed { .. }) => {
-                self.tokens.remove(key.host);
-                self.owe_rst(key);
-            }
-            // A token is used once.
-            Some(Token::Waited(_)) => self.owe_rst(key),
-        }
-    }
-
-    fn insert(
-        &mut self,
-        key: ConnectionKey,
-        state: State,
-        header: &Header,
-    ) -> Option<ConnectionId> {
-        if self.by_key.len() >= limits::CONNECTIONS_MAX {
-            self.owe_rst(key);
-            return None;
-        }
-        let index = match self.free.pop() {
-            Some(index) => index,
-            None => {
-                self.places.push(Place::default());
-                u32::try_from(self.places.len() - 1).ok()?
-            }
-        };
-        let place = self.places.get_mut(index as usize)?;
-        let id = ConnectionId { index, generation: place.generation };
-        place.connection = Some(Connection {
-            key,
-            state,
-            from_guest: FromGuest::new(self.buf_alloc),
-            to_guest: ToGuest::new(header.buf_alloc),
-            owes_response: false,
-            owes_shutdown: false,
-            owes_credit: false,
-            asks_credit: false,
-            ask_pause_ms: 0,
-            readable: false,
-            queued: false,
-        });
-        self.by_key.insert(key, id);
-        Some(id)
-    }
-}
-
-// === News from dials and from the host's ends ===
-
-impl Muxer {
-    /// The control stream announced a token: a dial for it has begun. `false` when the guest has
-    /// too many; the dial must not go on.
-    #[must_use]
-    pub fn announce(&mut self, now: Instant, token: VsockPort) -> bool {
-        match self.tokens.find(token) {
-            None => self.tokens.add(token, Token::Announced),
-            Some(Token::Waited(id)) => {
-                self.input(now, id, Input::Announced);
-                true
-            }
-            // The daemon refuses a token that it knows, so these are tokens of an earlier, dead
-            // dial: the new one takes over.
-            Some(Token::Announced | Token::Failed { .. }) => {
-                self.tokens.set(token, Token::Announced);
-                true
-            }
-            Some(Token::Held { .. }) => {
-                self.tokens.set(token, Token::Announced);
-                self.actions.push_back(Action::DropHeld(token));
-                true
-            }
-        }
-    }
-
-    /// The dial for a token succeeded.
-    #[must_use]
-    pub fn dial_ok(&mut self, now: Instant, token: VsockPort) -> DialVerdict {
-        match self.tokens.find(token) {
-            Some(Token::Waited(id)) => {
-                self.tokens.remove(token);
-                self.input(now, id, Input::DialOk);
-                DialVerdict::Attach(id)
-            }
-            Some(Token::Announced) => {
-                let until = now.after_ms(limits::TOKEN_UNUSED_MS);
-                self.tokens.set(token, Token::Held { until });
-                self.deadlines.add(until, Due::Token(token));
-                DialVerdict::Hold
-            }
-            Some(Token::Held { .. } | Token::Failed { .. }) | None => DialVerdict::Drop,
-        }
-    }
-
-    /// The dial for a token failed. The guest's agent learns the errno by RPC.
-    pub fn dial_failed(&mut self, now: Instant, token: VsockPort) {
-        match self.tokens.find(token) {
-            Some(Token::Waited(id)) => {
-                self.tokens.remove(token);
-                self.input(now, id, Input::DialFailed);
-            }
-            Some(Token::Announced) => {
-                let until = now.after_ms(limits::TOKEN_UNUSED_MS);
-                self.tokens.set(token, Token::Failed { until });
-                self.deadlines.add(until, Due::Token(token));
-            }
-            Some(Token::Held { .. } | Token::Failed { .. }) | None => {}
-        }
-    }
-
-    /// The host's end may have bytes to read (or an end, or an error).
-    pub fn host_readable(&mut self, id: ConnectionId) {
-        if let Some(connection) = self.connection_mut(id) {
-            connection.readable = true;
-            self.queue_rx(id);
-        }
-    }
-
-    /// The far side's FIN was read.
-    pub fn host_finished(&mut self, now: Instant, id: ConnectionId) {
-        self.input(now, id, Input::HostFinished);
-    }
-
-    /// The far side reset the connection, or writing to it failed.
-    pub fn host_reset(&mut self, now: Instant, id: ConnectionId) {
-        self.input(now, id, Input::HostReset);
-    }
-
-    /// The far side took `len` bytes of the guest's.
-    pub fn forwarded(&mut self, id: ConnectionId, len: u32) {
-        if let Some(connection) = self.connection_mut(id) {
-            connection.from_guest.forward(len);
-            if connection.from_guest.update_due(connection.to_guest.peer_buf_alloc()) {
-                connection.owes_credit = true;
-                self.queue_rx(id);
-            }
-        }
-    }
-
-    /// After [`Action::FinishWrite`]: the FIN is sent.
-    pub fn flushed(&mut self, now: Instant, id: ConnectionId) {
-        self.input(now, id, Input::Flushed);
-    }
-
-    /// Whether bytes of the far side could go to the guest now. When they cannot, an error of the
-    /// host's end must be reported at once, for nobody will read up to it.
-    pub fn can_read(&self, id: ConnectionId) -> bool {
-        self.connection(id).is_some_and(|connection| {
-            matches!(connection.state, State::Open { host: HostHalf::Sending, .. })
-                && connection.to_guest.bytes_free() > 0
-        })
-    }
-}
-
-// === Work for the RX virtqueue ===
-
-impl Muxer {
-    /// The next thing to put on the RX virtqueue. Ask only when there is a buffer for it: what is
-    /// returned is taken for sent.
-    pub fn next_rx(&mut self) -> Option<Rx> {
-        if let Some(key) = self.rsts.pop_front() {
-            return Some(Rx::Control(Header {
-                src_cid: Cid::HOST,
-                dst_cid: self.cid,
-                src_port: key.host,
-                dst_port: key.guest,
-                len: 0,
-                op: Op::Rst,
-                buf_alloc: 0,
-                fwd_cnt: 0,
-            }));
-        }
-        while let Some(id) = self.rx_queue.pop_front() {
-            let cid = self.cid;
-            let Some(connection) = self.connection_mut(id) else { continue };
-            connection.queued = false;
-            let rx = next_of(connection, cid, id);
-            // Data queues the connection again itself, when the turn is over.
-            if !matches!(rx, Some(Rx::Data { .. })) {
-                self.queue_rx(id);
-            }
-            if rx.is_some() {
-                return rx;
-            }
-        }
-        None
-    }
-
-    /// Whether [`Self::next_rx`] may have something.
-    pub fn has_rx(&self) -> bool {
-        !self.rsts.is_empty() || !self.rx_queue.is_empty()
-    }
-
-    /// A packet of `len` bytes, read in a turn of this connection, goes to the guest: its header.
-    pub fn sent(&mut self, id: ConnectionId, len: u32) -> Option<Header> {
-        let cid = self.cid;
-        let connection = self.connection_mut(id)?;
-        connection.to_guest.send(len);
-        connection.owes_credit = false;
-        Some(connection.header(cid, Op::Rw, len))
-    }
-
-    /// The turn that [`Rx::Data`] began is over.
-    pub fn turn_over(&mut self, now: Instant, id: ConnectionId, end: TurnEnd) {
-        let Some(connection) = self.connection_mut(id) else { return };
-        if end == TurnEnd::Drained {
-            connection.readable = false;
-        }
-        let short = connection.to_guest.packets_run_short();
-        if short && connection.ask_pause_ms == 0 {
-            connection.asks_credit = true;
-            connection.ask_pause_ms = limits::CREDIT_REQUEST_MS;
-            let at = now.after_ms(connection.ask_pause_ms);
-            self.deadlines.add(at, Due::AskCredit(id));
-        }
-        self.queue_rx(id);
-    }
-}
-
-/// What a connection sends next: what it owes, then bytes.
-fn next_of(connection: &mut Connection, cid: Cid, id: ConnectionId) -> Option<Rx> {
-    let op = if connection.owes_response {
-        connection.owes_response = false;
-        Op::Response
-    } else if connection.may_read()
-        && connection.to_guest.bytes_free() > 0
-        && connection.to_guest.packets_free() > 0
-        && !connection.asks_credit
-    {
-        return Some(Rx::Data {
-            id,
-            bytes_max: connection.to_guest.bytes_free().min(limits::TURN_BYTES),
-            packets_max: connection.to_guest.packets_free(),
-        });
-    } else if connection.owes_shutdown {
-        connection.owes_shutdown = false;
-        Op::Shutdown(Shutdown { rcv: false, send: true })
-    } else if connection.owes_credit {
-        Op::CreditUpdate
-    } else if connection.asks_credit {
-        connection.asks_credit = false;
-        Op::CreditRequest
-    } else {
-        return None;
-    };
-    connection.owes_credit = false;
-    Some(Rx::Control(connection.header(cid, op, 0)))
-}
-
-// === Actions, time, ends ===
-
-impl Muxer {
     /// The next thing to do with a host's end. Ask until `None` after every call above.
     pub fn next_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
@@ -731,8 +382,40 @@ impl Muxer {
             self.rx_queue.push_back(id);
         }
     }
-}
 
-#[cfg(test)]
-#[path = "muxer/tests.rs"]
-mod tests;
+    fn insert(
+        &mut self,
+        key: ConnectionKey,
+        state: State,
+        header: &Header,
+    ) -> Option<ConnectionId> {
+        if self.by_key.len() >= limits::CONNECTIONS_MAX {
+            self.owe_rst(key);
+            return None;
+        }
+        let index = match self.free.pop() {
+            Some(index) => index,
+            None => {
+                self.places.push(Place::default());
+                u32::try_from(self.places.len() - 1).ok()?
+            }
+        };
+        let place = self.places.get_mut(index as usize)?;
+        let id = ConnectionId { index, generation: place.generation };
+        place.connection = Some(Connection {
+            key,
+            state,
+            from_guest: FromGuest::new(self.buf_alloc),
+            to_guest: ToGuest::new(header.buf_alloc),
+            owes_response: false,
+            owes_shutdown: false,
+            owes_credit: false,
+            asks_credit: false,
+            ask_pause_ms: 0,
+            readable: false,
+            queued: false,
+        });
+        self.by_key.insert(key, id);
+        Some(id)
+    }
+}
