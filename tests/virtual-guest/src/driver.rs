@@ -221,6 +221,11 @@ impl Driver {
         !self.tx_free.is_empty() && self.tx.fits(self.tx_chain_len_max)
     }
 
+    /// Data packets that may fit on the ring now.
+    pub(crate) fn room(&self) -> usize {
+        if self.can_send() { self.tx_free.len() } else { 0 }
+    }
+
     /// Puts a data packet on the ring. Only after [`Self::can_send`].
     #[inline]
     pub(crate) fn send_data(&mut self, header: &Header, payload: Payload<'_>) {

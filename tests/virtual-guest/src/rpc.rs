@@ -10,7 +10,6 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
 use outsock_vmrpc::socket::{self, ConnectReply, ConnectRequest, Destination, Token};

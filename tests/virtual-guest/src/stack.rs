@@ -415,6 +415,8 @@ impl Stack {
             }
         }
         self.events.notify_all();
+        // The driver thread may take no more turns: jobs have to hear of it here.
+        self.run_jobs();
     }
 
     fn insert(&mut self, socket: Socket) -> u32 {
@@ -502,16 +504,16 @@ impl Stack {
     pub(crate) fn reclaim(&mut self) -> bool {
         let count = self.driver.reclaim();
         let flushed = self.driver.flush();
-        if count > 0 && self.driver.can_send() {
-            for _ in 0..count {
-                let Some(index) = self.room_waiters.pop_front() else { break };
-                if let Some(socket) = self.at(index) {
-                    socket.waits_for_room = false;
-                    self.touch(index, Ready::WRITABLE);
-                }
+        let mut woken = 0;
+        while woken < self.driver.room() {
+            let Some(index) = self.room_waiters.pop_front() else { break };
+            woken += 1;
+            if let Some(socket) = self.at(index) {
+                socket.waits_for_room = false;
+                self.touch(index, Ready::WRITABLE);
             }
         }
-        count > 0 || flushed
+        count > 0 || flushed || woken > 0
     }
 
     /// One turn of the driver thread; true when something moved.
