@@ -6,13 +6,16 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 
 use outsock_core::address::Instant;
 use outsock_core::muxer::ConnectionId;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use crate::end::HostEnd;
+use crate::handle::FarEnd;
 use crate::limits;
+use crate::stats::ConnectionStats;
 
 /// Names an end in poll events. Its upper half is a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +52,7 @@ pub(crate) enum Role {
 #[derive(Debug)]
 pub(crate) struct End {
     pub(crate) host: HostEnd,
+    pub(crate) stats: Arc<ConnectionStats>,
     pub(crate) role: Role,
     /// Bytes of the guest that the far side has not taken. At most the `buf_alloc` that the guest
     /// was told.
@@ -94,13 +98,13 @@ impl Ends {
         &mut self,
         epoll: &Epoll,
         id: ConnectionId,
-        host: HostEnd,
-    ) -> Result<EndKey, (HostEnd, io::Error)> {
+        far: FarEnd,
+    ) -> Result<EndKey, (FarEnd, io::Error)> {
         let index = match self.free.pop() {
             Some(index) => index,
             None => {
                 let Ok(index) = u32::try_from(self.places.len()) else {
-                    return Err((host, io::ErrorKind::OutOfMemory.into()));
+                    return Err((far, io::ErrorKind::OutOfMemory.into()));
                 };
                 self.places.push(Place::default());
                 index
@@ -108,20 +112,21 @@ impl Ends {
         };
         let place = &mut self.places[index as usize];
         let key = EndKey::new(index, place.generation);
-        if let Some(fd) = host.poll_fd() {
+        if let Some(fd) = far.host.poll_fd() {
             let interest =
                 EventSet::IN | EventSet::OUT | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
             let event = EpollEvent::new(interest, key.0);
             if let Err(error) = epoll.ctl(ControlOperation::Add, fd, event) {
                 self.free.push(index);
-                return Err((host, error));
+                return Err((far, error));
             }
         }
-        if let HostEnd::Bridge(bridge) = &host {
+        if let HostEnd::Bridge(bridge) = &far.host {
             bridge.attach(key.0);
         }
         place.end = Some(End {
-            host,
+            host: far.host,
+            stats: far.stats,
             role: Role::Serves(id),
             pending: VecDeque::new(),
             finish_wanted: false,

@@ -15,6 +15,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::bridge::{Bells, BridgeEnd, BridgeStream, bridge};
 use crate::end::HostEnd;
 use crate::limits;
+use crate::stats::ConnectionStats;
 
 /// What the worker tells the daemon.
 #[derive(Debug)]
@@ -36,7 +37,7 @@ pub enum News {
 #[derive(Debug)]
 pub(crate) enum Command {
     Announce(VsockPort),
-    DialOk(VsockPort, HostEnd),
+    DialOk(VsockPort, FarEnd),
     DialFailed(VsockPort),
 }
 
@@ -84,12 +85,24 @@ pub struct DeviceHandle {
 
 /// The far end of a connection, before it is given to a token.
 #[derive(Debug)]
-pub struct FarEnd(HostEnd);
+pub struct FarEnd {
+    pub(crate) host: HostEnd,
+    pub(crate) stats: Arc<ConnectionStats>,
+}
 
 impl FarEnd {
     /// A connected stream socket of this host's kernel. The worker makes only non-blocking calls.
     pub fn socket(fd: OwnedFd) -> Self {
-        Self(HostEnd::Socket(fd))
+        Self::new(HostEnd::Socket(fd))
+    }
+
+    pub(crate) fn new(host: HostEnd) -> Self {
+        Self { host, stats: Arc::default() }
+    }
+
+    /// The connection's counters, to keep.
+    pub fn stats(&self) -> Arc<ConnectionStats> {
+        Arc::clone(&self.stats)
     }
 }
 
@@ -97,7 +110,7 @@ impl DeviceHandle {
     /// A far end that an async task drives through the returned stream.
     pub fn bridged(&self) -> (FarEnd, BridgeStream) {
         let (end, stream): (BridgeEnd, _) = bridge(&self.bells);
-        (FarEnd(HostEnd::Bridge(end)), stream)
+        (FarEnd::new(HostEnd::Bridge(end)), stream)
     }
 
     /// A dial for this token has begun.
@@ -107,7 +120,7 @@ impl DeviceHandle {
 
     /// The dial succeeded; the guest's connection gets this end.
     pub fn dial_ok(&self, token: VsockPort, end: FarEnd) -> Result<(), Overloaded> {
-        self.command(Command::DialOk(token, end.0))
+        self.command(Command::DialOk(token, end))
     }
 
     /// The dial failed, or was given up.

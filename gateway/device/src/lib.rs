@@ -9,6 +9,7 @@
 //! | `tx`, `rx` | the two passes: the hot path |
 //! | `ring`, `chain`, `pieces`, `memory` | virtqueues, descriptor chains, guest memory |
 //! | `end`, `ends` | host ends and their table |
+//! | `stats` | [`ConnectionStats`]: one connection's counters and its end |
 //! | `bridge` | bounded byte rings to async tasks |
 //! | [`limits`] | every bound |
 //!
@@ -29,6 +30,7 @@ mod pieces;
 mod ring;
 mod rlimit;
 mod rx;
+mod stats;
 mod tx;
 mod worker;
 
@@ -36,3 +38,4 @@ pub use bridge::BridgeStream;
 pub use guest::{GuestDevice, GuestDeviceConfig, StartError};
 pub use handle::{DeviceCounters, DeviceHandle, FarEnd, News, Overloaded};
 pub use rlimit::raise_descriptor_limit;
+pub use stats::ConnectionStats;

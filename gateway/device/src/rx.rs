@@ -10,6 +10,7 @@ use std::io;
 use outsock_core::address::Instant;
 use outsock_core::muxer::{ConnectionId, Rx, TurnEnd};
 use outsock_core::packet::HEADER_BYTES;
+use outsock_vmrpc::Errno;
 use vhost_user_backend::{VringMutex, VringT};
 use virtio_queue::QueueT;
 
@@ -164,6 +165,7 @@ impl Worker {
                 }
             }
             Ok(n) => {
+                end.stats.count_to_guest(n);
                 let hung_up = end.hung_up;
                 let used = self.hand_over(ring, id, n);
                 if let Some(end) = self.ends.of(id) {
@@ -187,7 +189,8 @@ impl Worker {
                 untake(ring, offered);
                 self.muxer.turn_over(now, id, TurnEnd::More);
             }
-            Err(_) => {
+            Err(error) => {
+                end.stats.note_reset(Errno::of(&error));
                 untake(ring, offered);
                 self.muxer.host_reset(now, id);
             }

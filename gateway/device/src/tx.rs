@@ -8,6 +8,7 @@
 use outsock_core::address::Instant;
 use outsock_core::muxer::{ConnectionId, Verdict};
 use outsock_core::packet::{Header, Op};
+use outsock_vmrpc::Errno;
 use std::io;
 use vhost_user_backend::{VringMutex, VringT};
 use virtio_queue::QueueT;
@@ -122,6 +123,7 @@ impl Worker {
         let bytes = self.gather.bytes;
         DeviceCounters::add(&self.counters.tx_bytes, bytes as u64);
         let Some(end) = self.ends.of(id) else { return };
+        end.stats.count_from_guest(bytes);
         if end.broken {
             return self.muxer.forwarded(id, as_u32(bytes));
         }
@@ -132,8 +134,9 @@ impl Worker {
             Ok(written) => written,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-            Err(_) => {
+            Err(error) => {
                 end.broken = true;
+                end.stats.note_reset(Errno::of(&error));
                 self.muxer.forwarded(id, as_u32(bytes));
                 return self.far_side_broke(now, id);
             }

@@ -15,6 +15,7 @@ use libc::iovec;
 use outsock_core::address::{Cid, Instant, VsockPort};
 use outsock_core::limits::TOKENS_MAX;
 use outsock_core::muxer::{Action, ConnectionId, DialVerdict, Muxer};
+use outsock_vmrpc::Errno;
 use outsock_vmrpc::limits::VMRPC_PORT;
 use std::collections::HashMap;
 use std::io;
@@ -28,7 +29,7 @@ use crate::bridge::{Bells, bridge};
 use crate::chain::Chain;
 use crate::end::HostEnd;
 use crate::ends::{End, EndKey, Ends, Role};
-use crate::handle::{Command, DeviceCounters, Mailbox, News, NewsSender};
+use crate::handle::{Command, DeviceCounters, FarEnd, Mailbox, News, NewsSender};
 use crate::limits;
 use crate::memory::MemoryMap;
 use crate::ring::{Ring, RingError};
@@ -56,7 +57,7 @@ pub(crate) struct Worker {
     pub(crate) muxer: Muxer,
     pub(crate) ends: Ends,
     /// Ends whose REQUEST has not come, by token.
-    held: HashMap<VsockPort, HostEnd>,
+    held: HashMap<VsockPort, FarEnd>,
     epoll: Epoll,
     events: Vec<EpollEvent>,
     timer: TimerFd,
@@ -199,13 +200,13 @@ impl Worker {
                     }
                 }
                 Command::DialFailed(token) => self.muxer.dial_failed(now, token),
-                Command::DialOk(token, host) => match self.muxer.dial_ok(now, token) {
-                    DialVerdict::Attach(id) => self.attach(now, id, host),
+                Command::DialOk(token, far) => match self.muxer.dial_ok(now, token) {
+                    DialVerdict::Attach(id) => self.attach(now, id, far),
                     DialVerdict::Hold => {
                         debug_assert!(self.held.len() < TOKENS_MAX);
-                        self.held.insert(token, host);
+                        self.held.insert(token, far);
                     }
-                    DialVerdict::Drop => host.reset(),
+                    DialVerdict::Drop => far.host.reset(),
                 },
             }
             self.run_actions(now);
@@ -236,6 +237,9 @@ impl Worker {
                 }
                 // Nobody will read up to the error: say it now.
                 if set.contains(EventSet::ERROR) && !self.muxer.can_read(id) {
+                    if let Some(end) = self.ends.at(key) {
+                        end.stats.note_reset(Errno::ECONNRESET);
+                    }
                     self.muxer.host_reset(now, id);
                 }
             }
@@ -292,8 +296,8 @@ impl Worker {
         for end in self.ends.drain() {
             end.host.reset();
         }
-        for (_, host) in self.held.drain() {
-            host.reset();
+        for (_, far) in self.held.drain() {
+            far.host.reset();
         }
         self.ring_position = [None; 2];
         self.counters.open.store(0, Ordering::Relaxed);
@@ -317,16 +321,16 @@ impl Worker {
             match action {
                 Action::OpenService(id, port) => {
                     let (end, stream) = bridge(&self.bells);
-                    self.attach(now, id, HostEnd::Bridge(end));
+                    self.attach(now, id, FarEnd::new(HostEnd::Bridge(end)));
                     self.tell(News::Service { port, stream });
                 }
                 Action::Attach(id, token) => match self.held.remove(&token) {
-                    Some(host) => self.attach(now, id, host),
+                    Some(far) => self.attach(now, id, far),
                     None => self.muxer.host_reset(now, id),
                 },
                 Action::DropHeld(token) => {
-                    if let Some(host) = self.held.remove(&token) {
-                        host.reset();
+                    if let Some(far) = self.held.remove(&token) {
+                        far.host.reset();
                     }
                 }
                 Action::CancelDial(token) => self.tell(News::CancelDial(token)),
@@ -341,15 +345,15 @@ impl Worker {
         }
     }
 
-    fn attach(&mut self, now: Instant, id: ConnectionId, host: HostEnd) {
-        let is_bridge = host.poll_fd().is_none();
-        match self.ends.insert(&self.epoll, id, host) {
+    fn attach(&mut self, now: Instant, id: ConnectionId, far: FarEnd) {
+        let is_bridge = far.host.poll_fd().is_none();
+        match self.ends.insert(&self.epoll, id, far) {
             // A socket's first poll event comes by itself.
             Ok(_) if is_bridge => self.muxer.host_readable(id),
             Ok(_) => {}
-            Err((host, error)) => {
+            Err((far, error)) => {
                 tracing::warn!(%error, "cannot poll a connection");
-                host.reset();
+                far.host.reset();
                 self.muxer.host_reset(now, id);
             }
         }
@@ -395,8 +399,9 @@ impl Worker {
                     self.muxer.flushed(now, id);
                 }
             }
-            (Role::Serves(id), Err(lost)) => {
+            (Role::Serves(id), Err((errno, lost))) => {
                 end.broken = true;
+                end.stats.note_reset(errno);
                 self.muxer.forwarded(id, lost);
                 self.far_side_broke(now, id);
             }
@@ -427,7 +432,7 @@ impl Worker {
 
 /// Writes as much of what waits as the far side takes; `Err` is how many bytes were lost because it
 /// takes none any more.
-fn write_pending(end: &mut End) -> Result<u32, u32> {
+fn write_pending(end: &mut End) -> Result<u32, (Errno, u32)> {
     let mut total = 0;
     while !end.pending.is_empty() {
         let (first, second) = end.pending.as_slices();
@@ -442,10 +447,10 @@ fn write_pending(end: &mut End) -> Result<u32, u32> {
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => {
+            Err(error) => {
                 total += end.pending.len();
                 end.pending = Default::default();
-                return Err(u32::try_from(total).unwrap_or(u32::MAX));
+                return Err((Errno::of(&error), u32::try_from(total).unwrap_or(u32::MAX)));
             }
         }
     }
