@@ -1,2 +1,76 @@
-//! To be written.
-fn main() {}
+//! `outsock`, the guest agent: outsources the sockets of unmodified programs.
+//!
+//! A program's `connect()` is held by a seccomp filter; the supervisor has the host's gateway make the
+//! connection, opens an AF_VSOCK stream to it, and puts that stream where the program's socket was.
+//! From then on the program reads and writes the stream itself; nothing of the agent is in between.
+//!
+//! | Module | What it holds |
+//! |---|---|
+//! | [`cli`] | the command line |
+//! | [`run`] | the three processes: front, supervisor, command |
+//! | [`command`] | the supervised program, from fork to exit |
+//! | [`filter`] | which system calls are trapped: one table, translated to BPF |
+//! | [`notify`] | held calls and their answers |
+//! | [`supervisor`] | the loop that answers every held call |
+//! | [`connect`] | connect(): decide, start, replace, answer |
+//! | [`names`] | getsockname(), getpeername() |
+//! | [`options`] | getsockopt(), setsockopt() |
+//! | [`descriptors`] | dup() and relatives, epoll_create() |
+//! | [`table`] | outsourced sockets and their state |
+//! | [`waiting`] | held calls whose answer is not known yet |
+//! | [`weak`] | which outsourced sockets still exist |
+//! | [`epoll`] | moves a program's epoll registrations |
+//! | [`processes`], [`proc`] | whose call it is; what /proc says |
+//! | [`route`], [`address`] | what stays in the guest; socket addresses |
+//! | [`gateway`], [`dial`], [`mailbox`] | the link to the host |
+//! | [`log`], [`limits`] | messages; every bound |
+//! | [`sys`] | raw system calls, the only `unsafe` code |
+#![deny(unsafe_code)]
+
+mod address;
+mod cli;
+mod command;
+mod connect;
+mod descriptors;
+mod dial;
+mod epoll;
+mod filter;
+mod gateway;
+mod limits;
+mod log;
+mod mailbox;
+mod names;
+mod notify;
+mod options;
+mod proc;
+mod processes;
+mod route;
+mod run;
+mod supervisor;
+mod sys;
+mod table;
+mod waiting;
+mod weak;
+
+use clap::Parser;
+
+fn main() {
+    std::process::exit(real_main());
+}
+
+fn real_main() -> i32 {
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nobody to tell if this fails.
+            let _ = error.print();
+            return if error.use_stderr() { run::EX_USAGE } else { 0 };
+        }
+    };
+    log::set_verbose(cli.verbose);
+    let cli::Task::Run(task) = cli.task;
+    run::run(task.dialer(), &task.command).unwrap_or_else(|error| {
+        log::say(format_args!("cannot start: {error}"));
+        run::EX_UNAVAILABLE
+    })
+}

@@ -1,0 +1,93 @@
+//! Every bound of the agent, with its unit and reason.
+
+use std::time::Duration;
+
+/// Sockets outsourced at the same time by one `outsock run`. Each holds one descriptor of the
+/// supervisor (the shadow) and about 3 KiB of kernel memory; a connect above it fails with ENFILE.
+pub(crate) const SOCKETS_MAX: usize = 65_536;
+
+/// Descriptors that the supervisor asks for: one per socket, and room for connects in flight
+/// (three each) and the epoll sets.
+pub(crate) const DESCRIPTORS_WANTED: u64 = 4 * 65_536;
+
+/// Sockets per weak set. A sweep reads one set as a text of about 100 bytes per socket, in one go:
+/// this keeps it below 100 KiB and a third of a millisecond.
+pub(crate) const WEAK_SET_SOCKETS_MAX: usize = 1024;
+
+/// Between two looks at a weak set that holds connecting sockets: how late the host learns that a
+/// program gave up a connect by closing the socket.
+pub(crate) const SWEEP_CONNECTING: Duration = Duration::from_millis(250);
+
+/// Between two looks at a weak set in which all is settled: how long a closed socket's shadow (its
+/// descriptor, and its local port if it had been bound) may outlive it.
+pub(crate) const SWEEP_SETTLED: Duration = Duration::from_secs(5);
+
+/// A settled set is also looked at when this many sockets joined it since the last look, so that
+/// short connections never fill the table; the cost per connection stays constant.
+pub(crate) const SWEEP_JOINED: usize = 512;
+
+/// Processes whose pidfd and epoll sets are remembered. One descriptor each; the oldest is
+/// forgotten first, which costs a look-up later and nothing else.
+pub(crate) const PROCESSES_MAX: usize = 1024;
+
+/// Threads whose process is remembered. Above it all are forgotten, which costs one look-up each.
+pub(crate) const THREADS_MAX: usize = 8192;
+
+/// How long the call that makes an epoll set may take after the supervisor has let it pass. Until then
+/// a process's sets are looked for at every connect instead of remembered.
+pub(crate) const EPOLL_CREATION: Duration = Duration::from_millis(200);
+
+/// Sockets that are known to have been duplicated before they were connected. The oldest is
+/// forgotten first; its second descriptor then keeps the guest's own socket after a connect.
+pub(crate) const DUPLICATED_MAX: usize = 1024;
+
+/// How long `outsock run` looks for a gateway before it says that there is none.
+pub(crate) const GATEWAY_START: Duration = Duration::from_millis(2500);
+
+/// Between two attempts to reach a gateway that went away.
+pub(crate) const GATEWAY_RETRY: Duration = Duration::from_secs(1);
+
+/// A connect that has not been answered for this long makes the agent ask whether the gateway still
+/// lives: dials may be slow, the gateway itself answers at once.
+pub(crate) const GATEWAY_PING_AFTER: Duration = Duration::from_secs(1);
+
+/// A gateway that does not answer that question for this long is taken for dead. Generous, because
+/// a paused virtual machine or a stopped gateway may come back.
+pub(crate) const GATEWAY_PING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the kernel keeps a vsock connect alive (SO_VM_SOCKETS_CONNECT_TIMEOUT; its default is
+/// 2 s). Longer than any dial: TCP itself gives up after about 130 s, and the gateway has limits of
+/// its own; this only bounds what a lost gateway leaves behind.
+pub(crate) const VSOCK_CONNECT_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// The guest's receive window of one data connection, in bytes. The kernel's default of 256 KiB
+/// also caps what the guest may send ahead.
+pub(crate) const VSOCK_BUFFER_BYTES: u64 = 1024 * 1024;
+
+/// How long the verdict on a connect may follow after its vsock connection has ended or opened. The
+/// gateway sends the verdict first, so this passes only when the gateway is broken.
+pub(crate) const VERDICT_GRACE: Duration = Duration::from_secs(2);
+
+/// The first look for signals of a thread that waits in connect(); then twice as long each time, up
+/// to [`SIGNAL_CHECK_MAX`]. A look costs about 15 us.
+pub(crate) const SIGNAL_CHECK_MIN: Duration = Duration::from_millis(2);
+
+/// See [`SIGNAL_CHECK_MIN`]. Bounds how late a Ctrl-C is seen during a connect.
+pub(crate) const SIGNAL_CHECK_MAX: Duration = Duration::from_millis(40);
+
+/// Looks for signals per second over all waiting threads: 2 % of one core.
+pub(crate) const SIGNAL_CHECKS_PER_SECOND: u32 = 1500;
+
+/// Bytes of a socket address that a call may carry (`sizeof(struct sockaddr_storage)`); the kernel
+/// refuses longer ones itself.
+pub(crate) const ADDRESS_BYTES_MAX: usize = 128;
+
+/// Bytes of an option's value that are passed to a shadow socket. The longest that TCP or IP take
+/// from a program without privileges is TCP_INFO, about 280 bytes.
+pub(crate) const OPTION_BYTES_MAX: usize = 1024;
+
+/// Bytes of a text from /proc. The longest is fdinfo of an epoll set: 100 bytes per registration.
+pub(crate) const PROC_TEXT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+const _: () = assert!(WEAK_SET_SOCKETS_MAX < SOCKETS_MAX);
+const _: () = assert!(SIGNAL_CHECK_MIN.as_nanos() < SIGNAL_CHECK_MAX.as_nanos());

@@ -1,0 +1,154 @@
+//! getsockname() and getpeername() of outsourced sockets.
+//!
+//! in: notifications; out: names, written into the caller's memory by the rules of the kernel's
+//! `move_addr_to_user`: as much as fits, then the full length. Owner: the supervisor's loop.
+//! All other sockets' names are the kernel's to tell.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use outsock_vmrpc::Errno;
+
+use crate::address::{self, Family};
+use crate::connect::bound_name;
+use crate::notify::{Answer, Notification};
+use crate::supervisor::{Progress, Supervisor, progress};
+use crate::sys;
+use crate::table::State;
+
+impl Supervisor {
+    pub(crate) fn on_socket_name(
+        &mut self,
+        notification: &Notification,
+        now: Instant,
+    ) -> io::Result<Answer> {
+        if self.table.is_empty() {
+            return Ok(Answer::Native);
+        }
+        let subject = self.subject(notification)?;
+        let open = |state| match state {
+            State::Connecting(token) if progress(&subject.file) == Some(Progress::Open) => {
+                Some(token)
+            }
+            State::Connecting(_) | State::Connected { .. } | State::Failed(_) | State::Idle => None,
+        };
+        let Some(socket) = self.entry(&subject) else { return Ok(Answer::Native) };
+        let bound = bound_name(&socket.shadow);
+        let name = match socket.state {
+            State::Connected { local, .. } => far_name(local, bound, socket.family, subject.inode),
+            State::Connecting(_) | State::Failed(_) | State::Idle => {
+                bound.unwrap_or_else(|| address::unspecified(socket.family, 0))
+            }
+        };
+        if let Some(token) = open(socket.state) {
+            return Ok(self.wait_for_verdict(notification, token, now));
+        }
+        write_name(notification, name)
+    }
+
+    pub(crate) fn on_peer_name(
+        &mut self,
+        notification: &Notification,
+        _now: Instant,
+    ) -> io::Result<Answer> {
+        if self.table.is_empty() {
+            return Ok(Answer::Native);
+        }
+        let subject = self.subject(notification)?;
+        let Some(socket) = self.entry(&subject) else { return Ok(Answer::Native) };
+        let connected = match socket.state {
+            State::Connected { .. } => true,
+            // The verdict is about to come; the peer is known without it.
+            State::Connecting(_) => progress(&subject.file) == Some(Progress::Open),
+            State::Failed(_) | State::Idle => false,
+        };
+        let peer = socket.peer;
+        if connected { write_name(notification, peer) } else { Ok(Answer::Fail(Errno::ENOTCONN)) }
+    }
+}
+
+/// The local name of a connected socket: the far socket's where a socket of this family can show it,
+/// else what the program has bound; never port 0, which some programs take for "not connected".
+fn far_name(
+    local: Option<SocketAddr>,
+    bound: Option<SocketAddr>,
+    family: Family,
+    inode: u64,
+) -> SocketAddr {
+    if let Some(name) = local.and_then(|local| address::in_family(local, family)) {
+        return name;
+    }
+    let mut name = bound.unwrap_or_else(|| address::unspecified(family, 0));
+    if name.port() == 0 {
+        let port = local.map_or(0, |local| local.port());
+        // Any port of the ephemeral range that stays the same for this socket.
+        let made_up = 32_768 + u16::try_from(inode % 28_232).unwrap_or(0);
+        name.set_port(if port == 0 { made_up } else { port });
+    }
+    name
+}
+
+/// Writes a name where the call's arguments 1 and 2 want it.
+fn write_name(notification: &Notification, name: SocketAddr) -> io::Result<Answer> {
+    let (thread, to, length_at) =
+        (notification.thread, notification.pointer(1), notification.pointer(2));
+    Ok(match write_truncated(thread, to, length_at, &address::encode(name)) {
+        Ok(()) => Answer::Value(0),
+        Err(errno) => Answer::Fail(errno),
+    })
+}
+
+fn write_truncated(thread: u32, to: u64, length_at: u64, name: &[u8]) -> Result<(), Errno> {
+    let fault = |_: io::Error| Errno::EFAULT;
+    let mut room = [0u8; 4];
+    sys::memory::read(thread, length_at, &mut room).map_err(fault)?;
+    let room = usize::try_from(i32::from_ne_bytes(room)).map_err(|_| Errno::EINVAL)?;
+    let part = &name[..room.min(name.len())];
+    sys::memory::write(thread, to, part).map_err(fault)?;
+    let full = i32::try_from(name.len()).unwrap_or(0);
+    sys::memory::write(thread, length_at, &full.to_ne_bytes()).map_err(fault)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(buffer: &mut [u8], length: &mut i32, name: &[u8]) -> Result<(), Errno> {
+        let at = |pointer: usize| u64::try_from(pointer).unwrap();
+        let to = at(buffer.as_mut_ptr().expose_provenance());
+        let length_at = at(std::ptr::from_mut(length).expose_provenance());
+        write_truncated(std::process::id(), to, length_at, name)
+    }
+
+    #[test]
+    fn names_are_truncated_and_their_full_length_told() {
+        let name = address::encode("192.0.2.1:80".parse().unwrap());
+        let mut buffer = [0xee_u8; 32];
+        for (room, copied) in [(16, 16), (28, 16), (5, 5), (0, 0)] {
+            buffer.fill(0xee);
+            let mut length = room;
+            assert_eq!(write(&mut buffer, &mut length, &name), Ok(()));
+            assert_eq!(length, 16);
+            assert_eq!(buffer[..copied], name[..copied]);
+            assert!(buffer[copied..].iter().all(|byte| *byte == 0xee));
+        }
+        let mut length = -1;
+        assert_eq!(write(&mut buffer, &mut length, &name), Err(Errno::EINVAL));
+        let me = std::process::id();
+        assert_eq!(write_truncated(me, 0, 0, &name), Err(Errno::EFAULT));
+    }
+
+    #[test]
+    fn a_name_that_the_family_cannot_show_keeps_the_port() {
+        let name = |local: &str, bound: Option<&str>, family| {
+            let parse = |text: &str| text.parse::<SocketAddr>().unwrap();
+            far_name(Some(parse(local)), bound.map(parse), family, 5).to_string()
+        };
+        assert_eq!(name("192.0.2.1:80", None, Family::V4), "192.0.2.1:80");
+        assert_eq!(name("192.0.2.1:80", None, Family::V6), "[::ffff:192.0.2.1]:80");
+        assert_eq!(name("[2001:db8::1]:80", None, Family::V4), "0.0.0.0:80");
+        assert_eq!(name("[2001:db8::1]:80", Some("10.0.0.1:7"), Family::V4), "10.0.0.1:7");
+        assert_eq!(far_name(None, None, Family::V4, 5).port(), 32_773);
+    }
+}

@@ -1,0 +1,201 @@
+//! Sockets: AF_VSOCK, options by number, names as bytes, descriptors in messages, route look-ups.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use super::{check, check_size, socklen_of};
+
+/// `struct timeval` options and `struct linger` are all at most this long.
+pub(crate) const OPTION_BYTES_SMALL: usize = 16;
+
+pub(crate) const VM_SOCKETS_BUFFER_SIZE: i32 = 0;
+pub(crate) const VM_SOCKETS_BUFFER_MAX_SIZE: i32 = 2;
+pub(crate) const VM_SOCKETS_CONNECT_TIMEOUT: i32 = 6;
+pub(crate) const NETNS_COOKIE: i32 = 71;
+pub(crate) const COOKIE: i32 = 57;
+
+/// A new stream socket, non-blocking and close-on-exec.
+pub(crate) fn stream(family: i32) -> io::Result<OwnedFd> {
+    socket(family, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)
+}
+
+/// A socket for one question at a time to the kernel's routing.
+pub(crate) fn route_query() -> io::Result<OwnedFd> {
+    socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)
+}
+
+fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
+    // SAFETY: no pointer is passed.
+    let fd = check(unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) })?;
+    // SAFETY: the call returned a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+pub(crate) fn connect_vsock(socket: BorrowedFd<'_>, cid: u32, port: u32) -> io::Result<()> {
+    let address = libc::sockaddr_vm {
+        svm_family: libc::sa_family_t::try_from(libc::AF_VSOCK).unwrap_or(0),
+        svm_reserved1: 0,
+        svm_port: port,
+        svm_cid: cid,
+        svm_zero: [0; 4],
+    };
+    let length = socklen_of::<libc::sockaddr_vm>();
+    // SAFETY: `address` is a live `sockaddr_vm` and `length` its size.
+    let result = unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), length) };
+    check(result).map(drop)
+}
+
+/// Reads an option into `buffer`; returns how much the kernel wrote.
+pub(crate) fn option(
+    socket: BorrowedFd<'_>,
+    level: i32,
+    name: i32,
+    buffer: &mut [u8],
+) -> io::Result<usize> {
+    let mut length = libc::socklen_t::try_from(buffer.len()).unwrap_or(0);
+    // SAFETY: the kernel writes at most `length` bytes into the live slice, and the new length.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            buffer.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    check(result)?;
+    Ok(usize::try_from(length).unwrap_or(0).min(buffer.len()))
+}
+
+pub(crate) fn set_option(
+    socket: BorrowedFd<'_>,
+    level: i32,
+    name: i32,
+    value: &[u8],
+) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(value.len()).unwrap_or(0);
+    // SAFETY: the kernel reads `length` bytes of the live slice.
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value.as_ptr().cast(), length) };
+    check(result).map(drop)
+}
+
+/// An option that is an int.
+pub(crate) fn int_option(socket: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<i32> {
+    let mut value = [0u8; 4];
+    option(socket, level, name, &mut value)?;
+    Ok(i32::from_ne_bytes(value))
+}
+
+/// An option that is a u64.
+pub(crate) fn wide_option(socket: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<u64> {
+    let mut value = [0u8; 8];
+    option(socket, level, name, &mut value)?;
+    Ok(u64::from_ne_bytes(value))
+}
+
+/// The socket's own name, as bytes of a `sockaddr`.
+pub(crate) fn local_name(socket: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0u8; size_of::<libc::sockaddr_storage>()];
+    let mut length = socklen_of::<libc::sockaddr_storage>();
+    // SAFETY: the kernel writes at most `length` bytes into the live buffer, and the new length.
+    let result = unsafe {
+        libc::getsockname(socket.as_raw_fd(), bytes.as_mut_ptr().cast(), &raw mut length)
+    };
+    check(result)?;
+    bytes.truncate(usize::try_from(length).unwrap_or(0));
+    Ok(bytes)
+}
+
+pub(crate) fn shutdown_both(socket: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: no pointer is passed.
+    check(unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_RDWR) }).map(drop)
+}
+
+pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    // SAFETY: the kernel reads `bytes.len()` bytes of the live slice.
+    let result = unsafe {
+        libc::send(
+            socket.as_raw_fd(),
+            bytes.as_ptr().cast(),
+            bytes.len(),
+            libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT,
+        )
+    };
+    check_size(result)
+}
+
+pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: the kernel writes at most `buffer.len()` bytes into the live slice.
+    let result =
+        unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+    check_size(result)
+}
+
+/// Room for one control message that carries one descriptor, aligned as `cmsghdr` wants.
+#[repr(C)]
+struct OneDescriptor {
+    header: libc::cmsghdr,
+    descriptor: RawFd,
+    padding: u32,
+}
+
+const CONTROL_BYTES: usize = size_of::<libc::cmsghdr>() + size_of::<RawFd>();
+
+/// Sends one byte and one descriptor over a Unix stream.
+pub(crate) fn send_descriptor(stream: BorrowedFd<'_>, file: BorrowedFd<'_>) -> io::Result<()> {
+    let mut byte = [1u8];
+    let mut data = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
+    let mut control = OneDescriptor {
+        header: libc::cmsghdr {
+            cmsg_len: CONTROL_BYTES,
+            cmsg_level: libc::SOL_SOCKET,
+            cmsg_type: libc::SCM_RIGHTS,
+        },
+        descriptor: file.as_raw_fd(),
+        padding: 0,
+    };
+    let message = message(&mut data, &mut control);
+    // SAFETY: `message` points to live data and control buffers whose sizes it states.
+    let result =
+        unsafe { libc::sendmsg(stream.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) };
+    check_size(result).map(drop)
+}
+
+/// Receives one byte with one descriptor. `None` at end of stream or without a descriptor.
+pub(crate) fn receive_descriptor(stream: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
+    let mut byte = [0u8];
+    let mut data = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
+    let mut control = OneDescriptor {
+        header: libc::cmsghdr { cmsg_len: 0, cmsg_level: 0, cmsg_type: 0 },
+        descriptor: -1,
+        padding: 0,
+    };
+    let mut message = message(&mut data, &mut control);
+    // SAFETY: `message` points to live data and control buffers whose sizes it states.
+    let result =
+        unsafe { libc::recvmsg(stream.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+    let received = check_size(result)?;
+    let header = control.header;
+    let carries_one = received == 1
+        && message.msg_controllen >= CONTROL_BYTES
+        && (header.cmsg_level, header.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS)
+        && header.cmsg_len == CONTROL_BYTES;
+    if !carries_one {
+        return Ok(None);
+    }
+    // SAFETY: the kernel has just installed this descriptor for us, as the control message says.
+    Ok(Some(unsafe { OwnedFd::from_raw_fd(control.descriptor) }))
+}
+
+fn message(data: &mut libc::iovec, control: &mut OneDescriptor) -> libc::msghdr {
+    libc::msghdr {
+        msg_name: std::ptr::null_mut(),
+        msg_namelen: 0,
+        msg_iov: &raw mut *data,
+        msg_iovlen: 1,
+        msg_control: (&raw mut *control).cast(),
+        msg_controllen: size_of::<OneDescriptor>(),
+        msg_flags: 0,
+    }
+}

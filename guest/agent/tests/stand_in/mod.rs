@@ -1,0 +1,266 @@
+//! A gateway made of Unix sockets, for `outsock run --gateway unix:PATH` without a virtual machine.
+//!
+//! It serves the `socket` host module at PATH and data connections at PATH.data (see `UnixStandIn` in
+//! the agent), and dials loopback addresses only: the documentation addresses that programs connect
+//! to stand for behaviours.
+//!
+//! | Address | What happens |
+//! |---|---|
+//! | 192.0.2.1, 2001:db8::1 | dials the same port on loopback |
+//! | 192.0.2.2 | ENETUNREACH |
+//! | 192.0.2.3 | ETIMEDOUT after 300 ms |
+//! | 192.0.2.4 | EHOSTUNREACH |
+//! | 192.0.2.5 | as 192.0.2.1, but a second later |
+//! | 192.0.2.6 | as 192.0.2.1, but 32 seconds later |
+//! | 192.0.2.7 | nothing, ever |
+//! | 192.0.2.8 | the data connection fails 100 ms before the verdict ECONNREFUSED |
+//! | 192.0.2.9 | EACCES |
+#![allow(dead_code)]
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use outsock_vmrpc::host::{CallError, Caller, HostModule, Registry, serve};
+use outsock_vmrpc::socket::{self, ConnectReply, ConnectRequest, Destination, Hello, Token};
+use outsock_vmrpc::{Errno, ModuleName, Version, VersionRange};
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio::sync::oneshot;
+
+const PREFACE_BYTES: usize = 64 * 1024;
+
+/// A data connection may come before its announcement or after it.
+enum Slot {
+    Arrived(UnixStream),
+    Awaited(oneshot::Sender<UnixStream>),
+}
+
+#[derive(Default)]
+struct State {
+    slots: Mutex<HashMap<u32, Slot>>,
+    dials: Mutex<HashMap<u32, tokio::task::AbortHandle>>,
+    counters: Mutex<Counters>,
+}
+
+/// What the stand-in has seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub connects: usize,
+    pub cancels: usize,
+    pub opened: usize,
+    pub closed: usize,
+}
+
+struct SocketModule(Arc<State>);
+
+fn target(to: SocketAddr) -> Option<SocketAddr> {
+    let ip = match to.ip() {
+        IpAddr::V4(v4) if matches!(v4.octets(), [192, 0, 2, 1 | 5 | 6]) => {
+            Ipv4Addr::LOCALHOST.into()
+        }
+        IpAddr::V6(v6) if v6.segments()[..2] == [0x2001, 0xdb8] => Ipv6Addr::LOCALHOST.into(),
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, to.port()))
+}
+
+async fn dial(to: SocketAddr) -> Result<TcpStream, Errno> {
+    let last = match to.ip() {
+        IpAddr::V4(v4) if v4.octets()[..3] == [192, 0, 2] => v4.octets()[3],
+        IpAddr::V4(_) => 2,
+        IpAddr::V6(_) => 1,
+    };
+    let wait = |ms| tokio::time::sleep(Duration::from_millis(ms));
+    match last {
+        2 => return Err(Errno::ENETUNREACH),
+        3 => {
+            wait(300).await;
+            return Err(Errno::ETIMEDOUT);
+        }
+        4 => return Err(Errno::EHOSTUNREACH),
+        5 => wait(1000).await,
+        6 => wait(32_000).await,
+        7 => std::future::pending().await,
+        8 => return Err(Errno::ECONNREFUSED),
+        9 => return Err(Errno::EACCES),
+        _ => {}
+    }
+    let to = target(to).ok_or(Errno::ENETUNREACH)?;
+    TcpStream::connect(to).await.map_err(|error| Errno::of(&error))
+}
+
+async fn pump(state: Arc<State>, mut data: UnixStream, mut far: TcpStream) {
+    let mut preface = vec![0u8; PREFACE_BYTES - 4];
+    if data.read_exact(&mut preface).await.is_ok() {
+        state.counters.lock().unwrap().opened += 1;
+        let _ = tokio::io::copy_bidirectional(&mut data, &mut far).await;
+        state.counters.lock().unwrap().closed += 1;
+    }
+}
+
+impl SocketModule {
+    async fn data_of(&self, token: Token) -> Result<UnixStream, Errno> {
+        let receiver = {
+            let mut slots = self.0.slots.lock().unwrap();
+            if let Some(Slot::Arrived(stream)) = slots.remove(&token.raw()) {
+                return Ok(stream);
+            }
+            let (sender, receiver) = oneshot::channel();
+            slots.insert(token.raw(), Slot::Awaited(sender));
+            receiver
+        };
+        receiver.await.map_err(|_| Errno::ECANCELED)
+    }
+
+    async fn connect(&self, request: ConnectRequest) -> Result<Vec<u8>, Errno> {
+        self.0.counters.lock().unwrap().connects += 1;
+        let Destination::Address(to) = request.destination;
+        let data = self.data_of(request.token);
+        if to.ip() == IpAddr::V4(Ipv4Addr::new(192, 0, 2, 8)) {
+            drop(data.await);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            return Err(Errno::ECONNREFUSED);
+        }
+        let (far, data) = tokio::join!(dial(to), data);
+        let (far, data) = (far?, data?);
+        let local = far.local_addr().ok();
+        tokio::spawn(pump(Arc::clone(&self.0), data, far));
+        Ok(ConnectReply { local }.encode())
+    }
+}
+
+#[async_trait::async_trait]
+impl HostModule for SocketModule {
+    fn name(&self) -> ModuleName {
+        socket::NAME.parse().unwrap()
+    }
+
+    fn versions(&self) -> VersionRange {
+        socket::VERSIONS
+    }
+
+    async fn call(
+        &self,
+        caller: &Caller,
+        _: Version,
+        function: u32,
+        arguments: Vec<u8>,
+    ) -> Result<Vec<u8>, CallError> {
+        match function {
+            socket::CONNECT => {
+                let request = ConnectRequest::decode(&arguments)?;
+                let token = request.token.raw();
+                let module = Self(Arc::clone(&self.0));
+                let task = tokio::spawn(async move { module.connect(request).await });
+                self.0.dials.lock().unwrap().insert(token, task.abort_handle());
+                let result = task.await;
+                self.0.dials.lock().unwrap().remove(&token);
+                self.0.slots.lock().unwrap().remove(&token);
+                result.unwrap_or(Err(Errno::ECANCELED)).map_err(CallError::Errno)
+            }
+            socket::CANCEL => {
+                let token = Token::decode(&arguments)?.raw();
+                self.0.counters.lock().unwrap().cancels += 1;
+                if let Some(dial) = self.0.dials.lock().unwrap().remove(&token) {
+                    dial.abort();
+                }
+                Ok(Vec::new())
+            }
+            socket::HELLO => {
+                let guest = caller.guest.to_string();
+                Ok(Hello { guest, gateway_version: "stand-in".to_owned() }.encode())
+            }
+            _ => Err(CallError::NoSuchFunction),
+        }
+    }
+}
+
+async fn take_data(state: Arc<State>, mut stream: UnixStream) {
+    let mut token = [0u8; 4];
+    if stream.read_exact(&mut token).await.is_err() {
+        return;
+    }
+    let token = u32::from_le_bytes(token);
+    let mut slots = state.slots.lock().unwrap();
+    match slots.remove(&token) {
+        Some(Slot::Awaited(sender)) => drop(sender.send(stream)),
+        Some(Slot::Arrived(_)) | None => drop(slots.insert(token, Slot::Arrived(stream))),
+    }
+}
+
+/// Serves until its runtime ends.
+pub async fn run(path: PathBuf) {
+    Gateway::start_on(&path).await.1.await.unwrap();
+}
+
+/// A running stand-in.
+pub struct Gateway {
+    runtime: Option<tokio::runtime::Runtime>,
+    state: Arc<State>,
+    path: PathBuf,
+}
+
+impl Gateway {
+    /// Starts one in threads of this process.
+    pub fn start(path: &Path) -> Self {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let (state, _) = runtime.block_on(Self::start_on(path));
+        Self { runtime: Some(runtime), state, path: path.to_owned() }
+    }
+
+    async fn start_on(path: &Path) -> (Arc<State>, tokio::task::JoinHandle<()>) {
+        let data_path = PathBuf::from(format!("{}.data", path.display()));
+        for path in [path, &data_path] {
+            let _ = std::fs::remove_file(path);
+        }
+        let control = UnixListener::bind(path).unwrap();
+        let data = UnixListener::bind(data_path).unwrap();
+        let state = Arc::new(State::default());
+        let registry = Registry::new();
+        registry.register_hm(SocketModule(Arc::clone(&state))).unwrap();
+        let for_data = Arc::clone(&state);
+        let task = tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    accepted = control.accept() => {
+                        let registry = registry.clone();
+                        let stream = accepted.unwrap().0;
+                        tokio::spawn(async move {
+                            let caller = Caller { guest: "stand-in".into(), cid: 3 };
+                            let _ = serve(stream, &registry, caller).await;
+                        });
+                    }
+                    accepted = data.accept() => {
+                        tokio::spawn(take_data(Arc::clone(&for_data), accepted.unwrap().0));
+                    }
+                }
+            }
+        });
+        (state, task)
+    }
+
+    pub fn counters(&self) -> Counters {
+        *self.state.counters.lock().unwrap()
+    }
+
+    /// The option that makes the agent use this stand-in.
+    pub fn option(&self) -> String {
+        format!("unix:{}", self.path.display())
+    }
+
+    /// Kills it, with everything that is under way.
+    pub fn stop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
