@@ -1,0 +1,37 @@
+//! Packages: what the tests want from Debian.
+//!
+//! in: a part; out: what could not be had. Owner: the test command. Kept: a missing program makes
+//! tests skip, with a reason, not fail in the middle.
+
+use outsock_boot::install_missing;
+
+use crate::cli::Part;
+use crate::report::Report;
+
+/// Programs that run unmodified in guests, and their servers on the host.
+const E2E: [&str; 9] = [
+    "curl",
+    "wget",
+    "git",
+    "iperf3",
+    "openssh-client",
+    "golang-go",
+    "python3",
+    "busybox-static",
+    "iproute2",
+];
+/// What every part that boots guests wants.
+const BOOT: [&str; 3] = ["python3", "busybox-static", "kmod"];
+
+/// Installs what `part` needs; returns what is missing still.
+pub(crate) fn install(part: Part, report: &Report) -> Vec<String> {
+    let packages: &[&str] = match part {
+        Part::Purity | Part::Unit | Part::Doc => &[],
+        Part::Boot => &BOOT,
+        Part::E2e => &E2E,
+    };
+    match install_missing(packages, &mut |line| report.step(format!("  {line}"))) {
+        Ok(()) => Vec::new(),
+        Err(error) => vec![error.to_string()],
+    }
+}
