@@ -241,8 +241,7 @@ impl Connection {
         bytes: usize,
         content: Content,
     ) -> Result<Transfer, StreamError> {
-        let work =
-            Work::RoundTrips { payload: bytes.max(1), sent_at: None, unsent: 0, missing: 0 };
+        let work = Work::RoundTrips { payload: bytes.max(1), sent_at: None, unsent: 0, missing: 0 };
         self.start(work, count, content).wait()
     }
 

@@ -149,9 +149,8 @@ impl Driver {
         let rx_slots = (0..usize::from(size))
             .map(|index| RxSlot::allocate(&mut memory, options, index))
             .collect::<Result<Vec<_>, _>>()?;
-        let tx_slots = (0..size)
-            .map(|_| memory.allocate(TX_SLOT_BYTES))
-            .collect::<Result<Vec<_>, _>>()?;
+        let tx_slots =
+            (0..size).map(|_| memory.allocate(TX_SLOT_BYTES)).collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
             memory,
             violations: Violations::default(),
@@ -353,8 +352,8 @@ impl Driver {
         }
         let mut bytes = [0; HEADER_BYTES];
         self.copy_out(slot, 0, &mut bytes);
-        let header = Header::parse(&bytes)
-            .map_err(|bad| ViolationKind::BadHeader(bad.error.to_string()))?;
+        let header =
+            Header::parse(&bytes).map_err(|bad| ViolationKind::BadHeader(bad.error.to_string()))?;
         self.stats.rx_packets += 1;
         self.stats.rx_bytes += u64::from(header.len);
         Ok(RxPacket { slot, used, header })
@@ -498,12 +497,8 @@ fn descriptor(place: Place, piece: Piece, flags: u16) -> Descriptor {
 }
 
 fn add_event_buffer(ring: &mut Ring, memory: &GuestMemory, place: Place, token: u32) {
-    let buffer = Descriptor {
-        address: place.address,
-        len: limits::EVENT_BYTES,
-        flags: DESC_WRITE,
-        next: 0,
-    };
+    let buffer =
+        Descriptor { address: place.address, len: limits::EVENT_BYTES, flags: DESC_WRITE, next: 0 };
     ring.add(memory, &[buffer], place, token);
 }
 

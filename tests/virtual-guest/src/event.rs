@@ -26,13 +26,8 @@ impl Ready {
     pub(crate) const FAILED: Self = Self { failed: true, closed: true, ..Self::NOTHING };
     pub(crate) const CLOSED: Self = Self { closed: true, readable: true, ..Self::NOTHING };
 
-    const NOTHING: Self = Self {
-        connected: false,
-        failed: false,
-        readable: false,
-        writable: false,
-        closed: false,
-    };
+    const NOTHING: Self =
+        Self { connected: false, failed: false, readable: false, writable: false, closed: false };
 
     /// Whether nothing became true.
     pub fn is_empty(self) -> bool {

@@ -90,8 +90,7 @@ impl std::fmt::Debug for Frontend {
 impl Frontend {
     /// Connects and negotiates.
     pub(crate) fn connect(path: &Path, options: &Options) -> Result<Self, FrontendError> {
-        let failed =
-            |error| FrontendError::Connect { path: path.display().to_string(), error };
+        let failed = |error| FrontendError::Connect { path: path.display().to_string(), error };
         let socket = UnixStream::connect(path).map_err(failed)?;
         socket.set_read_timeout(Some(limits::CONTROL_TIMEOUT)).map_err(failed)?;
         socket.set_write_timeout(Some(limits::CONTROL_TIMEOUT)).map_err(failed)?;

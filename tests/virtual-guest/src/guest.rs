@@ -91,12 +91,11 @@ impl VirtualGuest {
         let stack = Stack::new(driver, cid, options, Arc::clone(&events));
         let shared = Arc::new(Shared::new(stack, frontend, wake, kicks, calls, events));
         let for_thread = Arc::clone(&shared);
-        let thread =
-            std::thread::Builder::new().name(format!("guest-{cid}")).spawn(move || {
-                // The socket must stay open as long as it is watched.
-                let _backend = backend;
-                for_thread.run(&epoll);
-            })?;
+        let thread = std::thread::Builder::new().name(format!("guest-{cid}")).spawn(move || {
+            // The socket must stay open as long as it is watched.
+            let _backend = backend;
+            for_thread.run(&epoll);
+        })?;
         Ok(Self {
             owner: Arc::new(Owner {
                 shared,
@@ -138,12 +137,13 @@ impl VirtualGuest {
         let mut stack = self.shared().lock();
         let timeout = options.connect_timeout.unwrap_or(stack.options.connect_timeout);
         let local = options.local_port.map(VsockPort);
-        let id = stack
-            .open(VsockPort(host_port), local, timeout, options.watch)
-            .map_err(|error| match error {
-                CallError::Failed(failure) => ConnectError::from(failure),
-                CallError::WouldBlock | CallError::NotConnected | CallError::BrokenPipe => {
-                    ConnectError::Gone
+        let id =
+            stack.open(VsockPort(host_port), local, timeout, options.watch).map_err(|error| {
+                match error {
+                    CallError::Failed(failure) => ConnectError::from(failure),
+                    CallError::WouldBlock | CallError::NotConnected | CallError::BrokenPipe => {
+                        ConnectError::Gone
+                    }
                 }
             })?;
         let key = stack.get(id).map(|socket| socket.key).ok_or(ConnectError::Gone)?;
@@ -153,11 +153,7 @@ impl VirtualGuest {
     }
 
     /// Opens many connections at once: all REQUESTs first, then all answers.
-    pub fn open_many(
-        &self,
-        host_port: u32,
-        count: usize,
-    ) -> Vec<Result<Connection, ConnectError>> {
+    pub fn open_many(&self, host_port: u32, count: usize) -> Vec<Result<Connection, ConnectError>> {
         let started: Vec<_> = (0..count).map(|_| self.start_open(host_port)).collect();
         started
             .into_iter()
@@ -239,15 +235,13 @@ pub struct OpenOptions {
 fn check(options: &Options) -> Result<(), GuestError> {
     let bad = |text: String| Err(GuestError::Options(text));
     let size = options.ring_size;
-    if !size.is_power_of_two() || !(limits::RING_SIZE_MIN..=limits::RING_SIZE_MAX).contains(&size)
-    {
+    if !size.is_power_of_two() || !(limits::RING_SIZE_MIN..=limits::RING_SIZE_MAX).contains(&size) {
         return bad(format!("ring size {size} is no power of two from 8 to 1024"));
     }
     if !(2..=3).contains(&options.queues) {
         return bad(format!("{} queues: a vsock device has 2 or 3", options.queues));
     }
-    if options.packet_bytes_max == 0
-        || options.packet_bytes_max > limits::PACKET_PAYLOAD_BYTES_MAX
+    if options.packet_bytes_max == 0 || options.packet_bytes_max > limits::PACKET_PAYLOAD_BYTES_MAX
     {
         return bad(format!("packets of {} bytes", options.packet_bytes_max));
     }

@@ -117,7 +117,8 @@ impl TxLayout {
 
     /// Linux 6.17 and later with MSG_ZEROCOPY from memory that does not start on a page: 17
     /// fragments for 64 KiB.
-    pub const LINUX_7_2_ZEROCOPY: Self = Self::Fragmented { above: 0, first: 100, each: PAGE_BYTES };
+    pub const LINUX_7_2_ZEROCOPY: Self =
+        Self::Fragmented { above: 0, first: 100, each: PAGE_BYTES };
 
     /// Descriptors that the longest packet takes.
     pub fn descriptors_max(self) -> usize {

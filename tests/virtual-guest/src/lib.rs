@@ -23,7 +23,8 @@
 //! | [`connection`] | [`Connection`]: `Read + Write`, and streams inside the driver thread |
 //! | [`machine`] | what a VMM does: pause, resume, reboot, plug memory, die |
 //! | [`rpc`] | what the agent does: VM RPC and `dial` |
-//! | [`raw`] | any descriptor, index and packet, for hostile tests and fuzzing |
+//! | [`raw`] | any descriptor, index and packet, for hostile tests |
+//! | [`operation`] | the same as a list of operations, for fuzz targets |
 //! | [`layout`], [`options`] | which kernel to play |
 //! | [`violation`] | what a gateway must not do |
 //! | `worker`, `stack`, `receive`, `socket`, `job` | the vsock stack |
@@ -39,6 +40,7 @@ pub mod layout;
 pub mod limits;
 pub mod machine;
 pub mod memory;
+pub mod operation;
 pub mod options;
 pub mod pattern;
 pub mod raw;
@@ -57,5 +59,7 @@ pub use event::{Event, Ready};
 pub use guest::{GuestError, OpenOptions, VirtualGuest};
 pub use job::{Content, StreamError, Transfer};
 pub use layout::{Layout, RxLayout, TxLayout};
+pub use operation::Operation;
 pub use options::{CreditRule, Options, PacketLimit, TxInterrupts};
+pub use raw::RawGuest;
 pub use violation::{Violation, ViolationKind};

@@ -53,7 +53,10 @@ impl Stack {
         };
         let Some(socket) = self.at(index) else { return };
         let state = socket.state;
-        if let Err(kind) = socket.credit.peer_told(header.buf_alloc, header.fwd_cnt) {
+        // An RST may come from a side that does not know the connection, and says nothing.
+        if header.op != Op::Rst
+            && let Err(kind) = socket.credit.peer_told(header.buf_alloc, header.fwd_cnt)
+        {
             self.driver.violations.add(Some(key), kind);
         }
         match (state, header.op) {

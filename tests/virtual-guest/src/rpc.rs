@@ -105,22 +105,15 @@ impl VirtualGuest {
     pub fn start_dial(&self, to: SocketAddr) -> Result<Dialing, Errno> {
         let binding = self.socket_module().map_err(|error| setup_errno(&error))?;
         let token = random_token();
-        let request = ConnectRequest {
-            token,
-            destination: Destination::Address(to),
-            source: None,
-        };
+        let request = ConnectRequest { token, destination: Destination::Address(to), source: None };
         let (sender, reply) = sync_channel(1);
         binding.start_rpc(socket::CONNECT, &request.encode(), move |outcome| {
             // Nobody waits any more when the dial was dropped.
             let _ = sender.try_send(outcome);
         });
-        let options = OpenOptions {
-            connect_timeout: Some(limits::DIAL_TIMEOUT),
-            ..OpenOptions::default()
-        };
-        let connection =
-            self.start_open_with(token.raw(), options).map_err(|error| connect_errno(error))?;
+        let options =
+            OpenOptions { connect_timeout: Some(limits::DIAL_TIMEOUT), ..OpenOptions::default() };
+        let connection = self.start_open_with(token.raw(), options).map_err(connect_errno)?;
         Ok(Dialing { reply, connection, guest: self.clone(), token })
     }
 }

@@ -159,11 +159,7 @@ impl Stack {
 
     /// Sends one packet, as much of the payload as credit and one packet allow.
     #[inline]
-    pub(crate) fn write(
-        &mut self,
-        id: SocketId,
-        payload: Payload<'_>,
-    ) -> Result<usize, CallError> {
+    pub(crate) fn write(&mut self, id: SocketId, payload: Payload<'_>) -> Result<usize, CallError> {
         let most = self.options.packet_bytes_max;
         let Some(socket) = self.get(id) else { return Err(CallError::NotConnected) };
         if let Some(failure) = socket.failure {

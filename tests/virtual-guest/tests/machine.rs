@@ -1,5 +1,7 @@
 //! What a VMM does to a running guest: memory, pause, reboot, death.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod backend;
 
 use std::io::{Read, Write};

@@ -1,13 +1,13 @@
 //! Every rule that the guest checks is seen when a backend breaks it.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod backend;
 
 use std::io::{Read, Write};
 
 use backend::{BREACHES, Backend, Breach, port};
-use outsock_virtual_guest::{
-    Layout, Options, PacketLimit, VirtualGuest, ViolationKind as Kind,
-};
+use outsock_virtual_guest::{Layout, Options, PacketLimit, ViolationKind as Kind, VirtualGuest};
 
 fn expected(breach: Breach, kind: &Kind) -> bool {
     match breach {
@@ -57,10 +57,8 @@ fn every_breach_is_seen_and_nothing_else() {
 #[test]
 fn a_new_kernel_resets_with_enobufs() {
     let backend = Backend::start();
-    let options = Options {
-        packet_limit: PacketLimit::Reset,
-        ..Options::for_layout(Layout::linux_7_2())
-    };
+    let options =
+        Options { packet_limit: PacketLimit::Reset, ..Options::for_layout(Layout::linux_7_2()) };
     let guest = VirtualGuest::connect(backend.path(), options).unwrap();
     let number = BREACHES.iter().position(|b| *b == Breach::ManyPackets).unwrap();
     let mut bad = guest.open(port::BREAKS + u32::try_from(number).unwrap()).unwrap();

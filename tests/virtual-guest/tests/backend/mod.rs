@@ -8,6 +8,7 @@
     unreachable_pub,
     missing_debug_implementations,
     clippy::cast_possible_truncation,
+    clippy::unwrap_used,
     reason = "a part of every test binary, which each use their own part of it"
 )]
 
@@ -27,7 +28,9 @@ use vm_memory::{
     Bytes, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryLoadGuard, GuestMemoryMmap,
 };
 use vmm_sys_util::epoll::EventSet;
-use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
+use vmm_sys_util::event::{
+    EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
+};
 
 /// What a connection to a port is for.
 pub mod port {
@@ -196,8 +199,8 @@ impl Device {
         if !known {
             return self.send(key, Op::Rst);
         }
-        let end = (key.1 == port::MEGABYTE)
-            .then_some(Op::Shutdown(Shutdown { rcv: true, send: true }));
+        let end =
+            (key.1 == port::MEGABYTE).then_some(Op::Shutdown(Shutdown { rcv: true, send: true }));
         self.connections.insert(
             key,
             Connection {
@@ -423,7 +426,8 @@ impl Device {
             let more_tx = vrings[1].enable_notification().unwrap_or(false);
             let more_rx = vrings[0].enable_notification().unwrap_or(false);
             // RX chains alone are no work: there may be nothing to put into them.
-            if moved == [false, false] && !more_tx && !(more_rx && !self.control.is_empty()) {
+            let packets_fit = more_rx && !self.control.is_empty();
+            if moved == [false, false] && !more_tx && !packets_fit {
                 return;
             }
         }
