@@ -7,6 +7,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::elf;
 use crate::initramfs::Initramfs;
@@ -19,7 +20,7 @@ const GUEST_EXEC: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest-exec")
 const INIT: &[u8] = include_bytes!("init.sh");
 const BUSYBOX: &str = "/bin/busybox";
 /// Raised when the set of unpacked packages or their place changes.
-const TREE_LAYOUT: u32 = 1;
+const TREE_LAYOUT: u32 = 2;
 
 /// Why an image is not ready.
 #[derive(Debug, thiserror::Error)]
@@ -170,28 +171,23 @@ fn unpack_once(
     write_if_changed(&stamp, layout.as_bytes(), false)
 }
 
-/// `modprobe` in the guest wants `modules.dep`, which Debian makes at installation. Without depmod on this machine
-/// the guest simply has no modprobe; init loads what it needs by itself.
+/// `modprobe` in the guest wants `modules.dep`, which Debian's kernel packages make when they are installed (the one
+/// of User Mode Linux brings it). Without it a guest still boots: init loads what it needs by itself.
 fn index_modules(
     kernel: Kernel,
     tree: &Path,
     progress: &mut dyn FnMut(&str),
 ) -> Result<(), ImageError> {
     let modules = module_directory(kernel, tree)?;
+    if modules.join("modules.dep.bin").exists() {
+        return Ok(());
+    }
     let release = modules.file_name().unwrap_or_default();
-    let base = modules.ancestors().find(|path| path.ends_with("lib")).and_then(Path::parent);
-    let Some(base) = base.filter(|base| base.join("lib/modules").join(release).exists()) else {
-        return Ok(());
-    };
-    let depmod =
-        ["/usr/sbin/depmod", "/sbin/depmod"].into_iter().find(|path| Path::new(path).exists());
-    let Some(depmod) = depmod else {
-        progress("no depmod on this machine (package kmod): guests can load modules by path only");
-        return Ok(());
-    };
-    let status = std::process::Command::new(depmod).arg("-b").arg(base).arg(release).status();
+    // ROOT/lib/modules/RELEASE
+    let root = modules.ancestors().nth(3).unwrap_or(tree);
+    let status = Command::new("/sbin/depmod").arg("-b").arg(root).arg(release).status();
     if !status.is_ok_and(|status| status.success()) {
-        progress("depmod failed: guests can load modules by path only");
+        progress("depmod failed: modprobe will not work in these guests");
     }
     Ok(())
 }
@@ -269,14 +265,7 @@ fn uml_image(kernel: Kernel, directory: &Path, tree: &Path) -> Result<Image, Ima
     )?;
     let loaded = directory.join("modules");
     fs::create_dir_all(&loaded).map_err(file_error(&loaded))?;
-    for (index, module) in ModuleTree::open(&modules)?.collect(kernel.modules())?.iter().enumerate()
-    {
-        write_if_changed(
-            &loaded.join(format!("{index:02}-{}.ko", module.name)),
-            &module.bytes,
-            false,
-        )?;
-    }
+    write_modules(&loaded, &ModuleTree::open(&modules)?.collect(kernel.modules())?)?;
     write_if_changed(&directory.join("init"), INIT, true)?;
     write_if_changed(&directory.join("guest-exec"), GUEST_EXEC, true)?;
     Ok(Image {
@@ -287,6 +276,22 @@ fn uml_image(kernel: Kernel, directory: &Path, tree: &Path) -> Result<Image, Ima
         modules,
         libraries: Some(libraries),
     })
+}
+
+/// Makes `directory` hold these modules and no others: init loads every one that is there.
+fn write_modules(directory: &Path, modules: &[Module]) -> Result<(), ImageError> {
+    let numbered = modules.iter().enumerate();
+    let names: Vec<String> =
+        numbered.map(|(index, module)| format!("{index:02}-{}.ko", module.name)).collect();
+    for entry in fs::read_dir(directory).map_err(file_error(directory))?.flatten() {
+        if !names.iter().any(|name| entry.file_name() == name.as_str()) {
+            fs::remove_file(entry.path()).map_err(file_error(&entry.path()))?;
+        }
+    }
+    for (name, module) in names.iter().zip(modules) {
+        write_if_changed(&directory.join(name), &module.bytes, false)?;
+    }
+    Ok(())
 }
 
 /// Writes by a rename, so that a guest that is booting sees the old file or the new one.

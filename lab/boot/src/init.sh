@@ -71,18 +71,29 @@ exec $b chroot . /run/outsock/busybox sh -c '
     b=/run/outsock/busybox
     case $OUTSOCK_MONITOR in
     qemu)
-        for port in /sys/class/virtio-ports/*; do
-            [ "$($b cat $port/name)" = outsock-commands ] && channel=/dev/${port##*/}
+        # The monitor tells of a port, and then of its name, when it comes to it.
+        tries=0
+        while [ -z "$channel" ] && [ $tries -lt 500 ]; do
+            for port in /sys/class/virtio-ports/*; do
+                [ "$($b cat $port/name 2>/dev/null)" = outsock-commands ] && channel=/dev/${port##*/}
+            done
+            tries=$((tries + 1))
+            [ -n "$channel" ] || $b usleep 20000
         done
         ;;
     uml)
         channel=/dev/ttyS0
-        $b stty -F $channel raw -echo
         ;;
     esac
+    # What a distribution gives: room for servers with many connections, if they ask for it.
+    ulimit -Hn 1048576
+    ulimit -Sn 1024
     # This shell stays PID 1 and reaps what guest-exec leaves behind. The channel is opened once, for reading and
-    # writing: a tty would forget "raw" if it were closed in between.
-    /run/outsock/guest-exec $OUTSOCK_STEP <>$channel
+    # writing: a tty may forget "raw" when it is closed in between.
+    {
+        [ $OUTSOCK_MONITOR = qemu ] || $b stty raw -echo
+        /run/outsock/guest-exec $OUTSOCK_STEP
+    } <>$channel
     $b sync
     $b poweroff -f
 '

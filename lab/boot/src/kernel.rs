@@ -73,8 +73,8 @@ impl Kernel {
     #[must_use]
     pub fn host_packages(self) -> &'static [&'static str] {
         match self.monitor() {
-            MonitorKind::Qemu => &["qemu-system-x86", "busybox-static", "xz-utils"],
-            MonitorKind::Uml => &["busybox-static"],
+            MonitorKind::Qemu => &["qemu-system-x86", "busybox-static", "xz-utils", "kmod"],
+            MonitorKind::Uml => &["busybox-static", "kmod"],
         }
     }
 
