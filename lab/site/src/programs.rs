@@ -71,7 +71,9 @@ pub fn cargo() -> Command {
 }
 
 impl Programs {
-    /// Builds both; quick when nothing has changed. `progress` hears what cargo says.
+    /// Those that `OUTSOCK_GATEWAY` and `OUTSOCK_AGENT` name, to test what is installed somewhere;
+    /// without the variables builds both, which is quick when nothing has changed. `progress` hears
+    /// what cargo says.
     ///
     /// # Errors
     /// [`ProgramsError`], with the compiler's own words.
@@ -79,6 +81,11 @@ impl Programs {
         interrupt: &Interrupt,
         progress: &mut dyn FnMut(&str),
     ) -> Result<Self, ProgramsError> {
+        let named = |variable| std::env::var_os(variable).map(PathBuf::from);
+        if let (Some(gateway), Some(agent)) = (named("OUTSOCK_GATEWAY"), named("OUTSOCK_AGENT")) {
+            progress("using the programs that OUTSOCK_GATEWAY and OUTSOCK_AGENT name");
+            return Ok(Self { gateway, agent });
+        }
         let mut gateway = cargo();
         gateway.args(["build", "--release", "--color", "never", "-p", "outsock-gateway"]);
         build("outsock-gateway", &mut gateway, interrupt, progress)?;
