@@ -189,6 +189,7 @@ impl Suite {
              Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n\
              Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled \"false\";\n\
              Acquire::Retries \"{DOWNLOAD_TRIES}\";\n\
+             APT::Update::Error-Mode \"any\";\n\
              APT::Sandbox::User \"\";\n\
              APT::Get::List-Cleanup \"true\";\n"
         )
