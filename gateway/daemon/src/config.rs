@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use outsock_core::address::Cid;
-use outsock_core::route::{RouteTable, Rule, RuleAction, TransportId};
+use outsock_core::route::{RouteTable, Rule, RuleAction, WayId};
 use outsock_vmrpc::Errno;
 use serde::Deserialize;
 use toml::Spanned;
@@ -191,10 +191,10 @@ fn routes(
     transports: &[TransportConfig],
     place: Place<'_>,
 ) -> Result<(Vec<Rule>, Vec<RouteDetail>), ConfigError> {
-    let by_name: HashMap<&str, TransportId> = transports
+    let by_name: HashMap<&str, WayId> = transports
         .iter()
         .zip(0..)
-        .map(|(transport, number)| (transport.name.as_str(), TransportId(number)))
+        .map(|(transport, number)| (transport.name.as_str(), WayId(number)))
         .collect();
     if let Some(extra) = raw.get(outsock_core::limits::ROUTES_MAX) {
         return Err(place.at(extra.span(), "too many routes"));
@@ -233,9 +233,9 @@ fn routes(
             Some(target) => Some(target.get_ref().0.clone()),
         };
         rules.push(Rule {
-            to: route.to.iter().map(|net| net.0).collect(),
-            ports: route.ports.iter().map(|range| range.0).collect(),
-            action,
+            to: route.to.iter().map(|net| net.0.clone()).collect(),
+            ports: route.ports.iter().map(|range| range.0.clone()).collect(),
+            ..Rule::all(action)
         });
         let name = route.name.clone().unwrap_or_else(|| format!("route {}", number + 1));
         details.push(RouteDetail { name, target });

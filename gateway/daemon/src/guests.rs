@@ -46,16 +46,21 @@ async fn hear(
     guest: Arc<GuestSockets>,
 ) {
     let streams = Arc::new(Semaphore::new(limits::RPC_STREAMS_PER_GUEST_MAX));
+    let waiting = Arc::new(Semaphore::new(limits::RPC_STREAMS_WAITING_MAX));
     while let Some(item) = news.recv().await {
         match item {
             News::Service { port, stream } if port.0 == VMRPC_PORT => {
-                let Ok(permit) = Arc::clone(&streams).try_acquire_owned() else {
-                    tracing::warn!(guest = %caller.guest, "too many VM RPC streams: one is reset");
+                // Beyond this many a stream waits for its turn, and beyond that it is reset.
+                let Ok(place) = Arc::clone(&waiting).try_acquire_owned() else {
+                    tracing::debug!(guest = %caller.guest, "too many VM RPC streams: one is reset");
                     continue;
                 };
+                let streams = Arc::clone(&streams);
                 let (registry, caller) = (registry.clone(), caller.clone());
                 let counted = guest.count_rpc_stream();
                 tokio::spawn(async move {
+                    let Ok(permit) = streams.acquire_owned().await else { return };
+                    drop(place);
                     let name = Arc::clone(&caller.guest);
                     if let Err(error) = serve(stream, &registry, caller).await {
                         tracing::debug!(guest = %name, %error, "VM RPC stream ended");

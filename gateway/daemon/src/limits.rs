@@ -26,6 +26,10 @@ pub(crate) const DIALS_PER_GUEST_MAX: usize = 4096;
 /// VM RPC streams of one guest at the same time: one per agent, one per program with the SDK.
 pub(crate) const RPC_STREAMS_PER_GUEST_MAX: usize = 256;
 
+/// VM RPC streams of one guest that wait because it has that many: a guest that just rebooted must
+/// not be refused because its old streams are not all forgotten yet.
+pub(crate) const RPC_STREAMS_WAITING_MAX: usize = 1024;
+
 /// Bytes that the pump between a bridge and an async stream holds per direction.
 pub(crate) const PUMP_BYTES: usize = 64 * 1024;
 

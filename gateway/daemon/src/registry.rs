@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use outsock_core::route::TransportId;
+use outsock_core::route::WayId;
 use outsock_transport::Transport;
 use outsock_transport_direct::Direct;
 
@@ -32,7 +32,7 @@ impl Transports {
     }
 
     /// Name and value of a transport.
-    pub(crate) fn find(&self, id: TransportId) -> Option<(&str, &Arc<dyn Transport>)> {
+    pub(crate) fn find(&self, id: WayId) -> Option<(&str, &Arc<dyn Transport>)> {
         self.by_id.get(usize::from(id.0)).map(|(name, transport)| (name.as_str(), transport))
     }
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use outsock_core::address::VsockPort;
-use outsock_core::route::{RuleAction, canonical};
+use outsock_core::route::{Query, RuleAction, canonical};
 use outsock_device::{DeviceHandle, FarEnd};
 use outsock_transport::{Destination, DialRequest, Stream};
 use outsock_vmrpc::host::{CallError, Caller, HostModule};
@@ -201,7 +201,7 @@ impl Drop for Announced {
 /// Where a connection goes, by the rules.
 struct Way {
     destination: Destination,
-    transport: outsock_core::route::TransportId,
+    transport: outsock_core::route::WayId,
 }
 
 impl Sockets {
@@ -250,7 +250,10 @@ impl Sockets {
     }
 
     fn decide(&self, caller: &Caller, asked: SocketAddr) -> Result<Way, Errno> {
-        let decision = self.config.routes.decide(asked);
+        let decision = self.config.routes.decide(&Query {
+            address: Some(canonical(asked.ip())),
+            ..Query::tcp(&caller.guest, asked.port())
+        });
         let detail = decision.rule.and_then(|rule| self.config.route_details.get(rule));
         match decision.action {
             RuleAction::Refuse(errno) => {

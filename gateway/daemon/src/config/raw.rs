@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use outsock_core::route::{Cidr, PortRange};
+use outsock_core::route::{Cidr, Entry, PortRange};
 use outsock_vmrpc::Errno;
 use serde::Deserialize;
 use toml::Spanned;
@@ -68,9 +68,9 @@ pub(super) struct Transport {
 pub(super) struct Route {
     pub(super) name: Option<String>,
     #[serde(default)]
-    pub(super) to: Vec<Text<Cidr>>,
+    pub(super) to: Vec<Text<Entry<Cidr>>>,
     #[serde(default)]
-    pub(super) ports: Vec<Text<PortRange>>,
+    pub(super) ports: Vec<Text<Entry<PortRange>>>,
     pub(super) via: Option<Spanned<String>>,
     pub(super) refuse: Option<Spanned<Text<Errno>>>,
     pub(super) target: Option<Spanned<Text<Target>>>,

@@ -23,8 +23,8 @@ fn the_reference_shows_the_defaults() {
     assert_eq!(reference.admin_socket, empty.admin_socket);
     assert_eq!(reference.dial_timeout, empty.dial_timeout);
     assert_eq!(reference.drain_timeout, empty.drain_timeout);
-    let nowhere = "192.0.2.99:9".parse().unwrap();
-    assert_eq!(empty.routes.decide(nowhere).action, RuleAction::Refuse(Errno::EACCES));
+    let nowhere = outsock_core::route::Query::tcp("web", 9);
+    assert_eq!(empty.routes.decide(&nowhere).action, RuleAction::Refuse(Errno::EACCES));
 }
 
 #[test]
