@@ -63,12 +63,16 @@ impl Supervisor {
             Passed::Foreign => Ok(Answer::Native),
             Passed::Unspecified => self.disassociate(notification, subject, now),
             Passed::Internet(peer) => {
-                let open = progress(&subject.file) == Some(Progress::Open);
+                let progress = progress(&subject.file);
+                let open = progress == Some(Progress::Open);
                 match self.entry(&subject).map(|socket| socket.state.connect(open)) {
                     None => self.connect_own(notification, subject, peer, now),
                     Some(Again::Done) => Ok(Answer::Value(0)),
                     Some(Again::IsConnected) => Ok(Answer::Fail(Errno::EISCONN)),
                     Some(Again::Fails(errno)) => Ok(Answer::Fail(errno)),
+                    Some(Again::InProgress(Some(token))) if progress.is_some() => {
+                        Ok(self.wait_for_verdict(notification, token, !open, now))
+                    }
                     Some(Again::InProgress(token)) => {
                         self.connect_again(notification, subject, token, now)
                     }
@@ -248,7 +252,7 @@ impl Supervisor {
         let socket = match self.waiting.get(key).map(|waiting| &waiting.reason) {
             Some(Reason::First(first)) => &first.new,
             Some(Reason::Again(file)) => file,
-            Some(Reason::Question) | None => return Ok(()),
+            Some(Reason::Question { .. }) | None => return Ok(()),
         };
         self.poll.add(socket.as_fd(), WRITABLE | EDGE, key)
     }
@@ -260,7 +264,7 @@ impl Supervisor {
         match &waiting.reason {
             Reason::First(first) => drop(self.poll.delete(first.new.as_fd())),
             Reason::Again(file) => drop(self.poll.delete(file.as_fd())),
-            Reason::Question => {}
+            Reason::Question { .. } => {}
         }
         Some(waiting)
     }
@@ -272,7 +276,7 @@ impl Supervisor {
             (Reason::First(_), _) => self.advance_first(key, now),
             (Reason::Again(_), None) => self.dispatch_again(key, now),
             // The verdict, which is still out, will dispatch it.
-            (Reason::Again(_), Some(_)) | (Reason::Question, _) => {}
+            (Reason::Again(_), Some(_)) | (Reason::Question { .. }, _) => {}
         }
     }
 
@@ -443,7 +447,7 @@ impl Supervisor {
         if waiting.is_overdue(now) {
             return self.on_overdue(key, now);
         }
-        if matches!(waiting.reason, Reason::Question) {
+        if matches!(waiting.reason, Reason::Question { .. }) {
             return;
         }
         let Ok(status) = proc::status(waiting.notification.thread) else { return };
@@ -475,7 +479,7 @@ impl Supervisor {
         match &waiting.reason {
             Reason::First(first) if first.verdict.is_some() => {}
             Reason::First(_) => self.end_first(key, State::Connecting(token), answer, now),
-            Reason::Again(_) | Reason::Question => {
+            Reason::Again(_) | Reason::Question { .. } => {
                 if let Some(waiting) = self.stop_waiting(key) {
                     self.listener.answer(waiting.notification.id, answer);
                 }
@@ -500,14 +504,12 @@ impl Supervisor {
             (Reason::Again(_), _) => {
                 self.leave_in_background(key, Answer::Fail(Errno::EALREADY), now);
             }
-            (Reason::Question, Some(token)) => {
-                let verdict = match waiting.notification.call {
-                    crate::filter::Call::GetOption => Err(Errno::ECONNREFUSED),
-                    _ => Ok(ConnectReply { local: None }),
-                };
+            (Reason::Question { lost }, Some(token)) => {
+                let open = Ok(ConnectReply { local: None });
+                let verdict = if *lost { Err(Errno::ECONNREFUSED) } else { open };
                 self.settle(token, verdict, now);
             }
-            (Reason::Question, None) => self.dispatch_again(key, now),
+            (Reason::Question { .. }, None) => self.dispatch_again(key, now),
         }
     }
 
@@ -516,10 +518,11 @@ impl Supervisor {
         &mut self,
         notification: &Notification,
         token: Token,
+        lost: bool,
         now: Instant,
     ) -> Answer {
         let deadline = Some(now + limits::VERDICT_GRACE);
-        let reason = Reason::Question;
+        let reason = Reason::Question { lost };
         let waiting = Waiting::new(*notification, Some(token), reason, deadline, now);
         self.waiting.insert(waiting, now);
         Answer::Later

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use outsock_vmrpc::Errno;
@@ -15,6 +16,7 @@ use crate::connect::bound_name;
 use crate::notify::{Answer, Notification};
 use crate::supervisor::{Progress, Supervisor, progress};
 use crate::sys;
+use crate::sys::poll::HUNG_UP;
 use crate::table::State;
 
 impl Supervisor {
@@ -42,23 +44,20 @@ impl Supervisor {
             }
         };
         if let Some(token) = open(socket.state) {
-            return Ok(self.wait_for_verdict(notification, token, now));
+            return Ok(self.wait_for_verdict(notification, token, false, now));
         }
         write_name(notification, name)
     }
 
-    pub(crate) fn on_peer_name(
-        &mut self,
-        notification: &Notification,
-        _now: Instant,
-    ) -> io::Result<Answer> {
+    pub(crate) fn on_peer_name(&mut self, notification: &Notification) -> io::Result<Answer> {
         if self.table.is_empty() {
             return Ok(Answer::Native);
         }
         let subject = self.subject(notification)?;
         let Some(socket) = self.entry(&subject) else { return Ok(Answer::Native) };
         let connected = match socket.state {
-            State::Connected { .. } => true,
+            // As TCP, which forgets its peer when both directions have been closed.
+            State::Connected { .. } => !is_closed(&subject.file),
             // The verdict is about to come; the peer is known without it.
             State::Connecting(_) => progress(&subject.file) == Some(Progress::Open),
             State::Failed(_) | State::Idle => false,
@@ -66,6 +65,10 @@ impl Supervisor {
         let peer = socket.peer;
         if connected { write_name(notification, peer) } else { Ok(Answer::Fail(Errno::ENOTCONN)) }
     }
+}
+
+fn is_closed(file: &OwnedFd) -> bool {
+    sys::poll::ready(file.as_fd(), 0).is_ok_and(|ready| ready & HUNG_UP != 0)
 }
 
 /// The local name of a connected socket: the far socket's where a socket of this family can show it,

@@ -4,8 +4,7 @@
 //! on the shadow, the guest's own TCP socket that the program had before. What the shadow cannot know
 //! (it is not connected) is patched. Owner: the supervisor's loop. Kept: the supervisor may have more
 //! privileges than the program, so only the options in the tables below reach the shadow: those that
-//! need no privilege and carry no pointers. Any other is left to the kernel, which answers
-//! ENOPROTOOPT. Bound: [`limits::OPTION_BYTES_MAX`].
+//! need no privilege and carry no pointers. Any other is ENOPROTOOPT. Bound: [`limits::OPTION_BYTES_MAX`].
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -194,13 +193,15 @@ impl Supervisor {
         if (level, name) == (libc::SOL_SOCKET, libc::SO_ERROR) {
             return self.on_get_error(notification, now);
         }
-        if !is_in_table([SOCKET_GET, TCP_GET, IP_GET, IPV6_GET], level, name) {
-            return Ok(Answer::Native);
-        }
         let subject = self.subject(notification)?;
         let Some(socket) = self.entry(&subject) else { return Ok(Answer::Native) };
-        let room = read_length(notification)?;
-        let Ok(room) = usize::try_from(room) else { return Ok(Answer::Fail(Errno::EINVAL)) };
+        if !is_in_table([SOCKET_GET, TCP_GET, IP_GET, IPV6_GET], level, name) {
+            return Ok(Answer::Fail(Errno::ENOPROTOOPT));
+        }
+        let room = match read_room(notification) {
+            Ok(room) => room,
+            Err(errno) => return Ok(Answer::Fail(errno)),
+        };
         let mut value = vec![0u8; room.min(limits::OPTION_BYTES_MAX)];
         let length = match sys::socket::option(socket.shadow.as_fd(), level, name, &mut value) {
             Ok(length) => length,
@@ -221,27 +222,28 @@ impl Supervisor {
         if let State::Connecting(token) = socket.state
             && progress(file) == Some(Progress::Failed)
         {
-            return Ok(self.wait_for_verdict(notification, token, now));
+            return Ok(self.wait_for_verdict(notification, token, true, now));
         }
         let Some(error) = socket.state.take_error() else { return Ok(Answer::Native) };
         // The data connection has an error of its own, which only says that there is one.
         let _ = sys::socket::int_option(file.as_fd(), libc::SOL_SOCKET, libc::SO_ERROR);
         let value = error.err().map_or(0, Errno::raw);
-        let Ok(room) = usize::try_from(read_length(notification)?) else {
-            return Ok(Answer::Fail(Errno::EINVAL));
-        };
-        write_value(notification, &value.to_ne_bytes()[..room.min(4)])
+        match read_room(notification) {
+            Ok(room) => write_value(notification, &value.to_ne_bytes()[..room.min(4)]),
+            Err(errno) => Ok(Answer::Fail(errno)),
+        }
     }
 
     pub(crate) fn on_set_option(&mut self, notification: &Notification) -> io::Result<Answer> {
         let (level, name) = (notification.int(1), notification.int(2));
-        if self.table.is_empty()
-            || !is_in_table([SOCKET_SET, TCP_SET, IP_SET, IPV6_SET], level, name)
-        {
+        if self.table.is_empty() {
             return Ok(Answer::Native);
         }
         let subject = self.subject(notification)?;
         let Some(socket) = self.entry(&subject) else { return Ok(Answer::Native) };
+        if !is_in_table([SOCKET_SET, TCP_SET, IP_SET, IPV6_SET], level, name) {
+            return Ok(Answer::Fail(Errno::ENOPROTOOPT));
+        }
         let Ok(length) = usize::try_from(notification.int(4)) else {
             return Ok(Answer::Fail(Errno::EINVAL));
         };
@@ -265,7 +267,7 @@ fn is_loaded(name: &[u8]) -> bool {
     let name = name.split(|byte| *byte == 0).next().unwrap_or(&[]);
     let path = "/proc/sys/net/ipv4/tcp_available_congestion_control";
     let Ok(available) = std::fs::read(path) else { return false };
-    available.split(u8::is_ascii_whitespace).any(|one| one == name)
+    !name.is_empty() && available.split(u8::is_ascii_whitespace).any(|one| one == name)
 }
 
 /// What an unconnected shadow does not know.
@@ -296,11 +298,12 @@ fn patch(name: i32, value: &mut [u8], state: State) {
     }
 }
 
-/// The length that getsockopt() found in the caller's memory.
-fn read_length(notification: &Notification) -> io::Result<i32> {
+/// The length of the buffer that getsockopt() got.
+fn read_room(notification: &Notification) -> Result<usize, Errno> {
     let mut length = [0u8; 4];
-    sys::memory::read(notification.thread, notification.pointer(4), &mut length)?;
-    Ok(i32::from_ne_bytes(length))
+    sys::memory::read(notification.thread, notification.pointer(4), &mut length)
+        .map_err(|_| Errno::EFAULT)?;
+    usize::try_from(i32::from_ne_bytes(length)).map_err(|_| Errno::EINVAL)
 }
 
 fn write_value(notification: &Notification, value: &[u8]) -> io::Result<Answer> {

@@ -162,7 +162,7 @@ impl Supervisor {
         let answer = match notification.call {
             Call::Connect => self.on_connect(notification, now),
             Call::SocketName => self.on_socket_name(notification, now),
-            Call::PeerName => self.on_peer_name(notification, now),
+            Call::PeerName => self.on_peer_name(notification),
             Call::GetOption => self.on_get_option(notification, now),
             Call::SetOption => self.on_set_option(notification),
             Call::Duplicate => self.on_duplicate(notification, now),

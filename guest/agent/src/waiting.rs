@@ -26,8 +26,9 @@ pub(crate) enum Reason {
     /// Another blocking connect() on a socket that is being connected. The socket is kept open
     /// while the call is held, as the kernel does for any call.
     Again(OwnedFd),
-    /// A question (SO_ERROR, a name) that the verdict will answer.
-    Question,
+    /// A question (SO_ERROR, a name) that the verdict will answer at any moment. `lost`: the data
+    /// connection has failed.
+    Question { lost: bool },
 }
 
 /// One waiting call.

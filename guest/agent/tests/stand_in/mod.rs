@@ -6,16 +6,16 @@
 //!
 //! | Address | What happens |
 //! |---|---|
-//! | 192.0.2.1, 2001:db8::1 | dials the same port on loopback |
-//! | 192.0.2.2 | ENETUNREACH |
-//! | 192.0.2.3 | ETIMEDOUT after 300 ms |
-//! | 192.0.2.4 | EHOSTUNREACH |
-//! | 192.0.2.5 | as 192.0.2.1, but a second later |
-//! | 192.0.2.6 | as 192.0.2.1, but 32 seconds later |
-//! | 192.0.2.7 | nothing, ever |
-//! | 192.0.2.8 | the data connection fails 100 ms before the verdict ECONNREFUSED |
-//! | 192.0.2.9 | EACCES |
-#![allow(dead_code)]
+//! | 198.51.100.1, 2001:db8::1 | dials the same port on loopback |
+//! | 198.51.100.2 | ENETUNREACH |
+//! | 198.51.100.3 | ETIMEDOUT after 300 ms |
+//! | 198.51.100.4 | EHOSTUNREACH |
+//! | 198.51.100.5 | as 198.51.100.1, but a second later |
+//! | 198.51.100.6 | as 198.51.100.1, but 32 seconds later |
+//! | 198.51.100.7 | nothing, ever |
+//! | 198.51.100.8 | the data connection fails 100 ms before the verdict ECONNREFUSED |
+//! | 198.51.100.9 | EACCES |
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -47,18 +47,18 @@ struct State {
 
 /// What the stand-in has seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    pub connects: usize,
-    pub cancels: usize,
-    pub opened: usize,
-    pub closed: usize,
+pub(crate) struct Counters {
+    pub(crate) connects: usize,
+    pub(crate) cancels: usize,
+    pub(crate) opened: usize,
+    pub(crate) closed: usize,
 }
 
 struct SocketModule(Arc<State>);
 
 fn target(to: SocketAddr) -> Option<SocketAddr> {
     let ip = match to.ip() {
-        IpAddr::V4(v4) if matches!(v4.octets(), [192, 0, 2, 1 | 5 | 6]) => {
+        IpAddr::V4(v4) if matches!(v4.octets(), [198, 51, 100, 1 | 5 | 6]) => {
             Ipv4Addr::LOCALHOST.into()
         }
         IpAddr::V6(v6) if v6.segments()[..2] == [0x2001, 0xdb8] => Ipv6Addr::LOCALHOST.into(),
@@ -69,7 +69,7 @@ fn target(to: SocketAddr) -> Option<SocketAddr> {
 
 async fn dial(to: SocketAddr) -> Result<TcpStream, Errno> {
     let last = match to.ip() {
-        IpAddr::V4(v4) if v4.octets()[..3] == [192, 0, 2] => v4.octets()[3],
+        IpAddr::V4(v4) if v4.octets()[..3] == [198, 51, 100] => v4.octets()[3],
         IpAddr::V4(_) => 2,
         IpAddr::V6(_) => 1,
     };
@@ -119,7 +119,7 @@ impl SocketModule {
         self.0.counters.lock().unwrap().connects += 1;
         let Destination::Address(to) = request.destination;
         let data = self.data_of(request.token);
-        if to.ip() == IpAddr::V4(Ipv4Addr::new(192, 0, 2, 8)) {
+        if to.ip() == IpAddr::V4(Ipv4Addr::new(198, 51, 100, 8)) {
             drop(data.await);
             tokio::time::sleep(Duration::from_millis(100)).await;
             return Err(Errno::ECONNREFUSED);
@@ -192,12 +192,12 @@ async fn take_data(state: Arc<State>, mut stream: UnixStream) {
 }
 
 /// Serves until its runtime ends.
-pub async fn run(path: PathBuf) {
+pub(crate) async fn run(path: PathBuf) {
     Gateway::start_on(&path).await.1.await.unwrap();
 }
 
 /// A running stand-in.
-pub struct Gateway {
+pub(crate) struct Gateway {
     runtime: Option<tokio::runtime::Runtime>,
     state: Arc<State>,
     path: PathBuf,
@@ -205,7 +205,7 @@ pub struct Gateway {
 
 impl Gateway {
     /// Starts one in threads of this process.
-    pub fn start(path: &Path) -> Self {
+    pub(crate) fn start(path: &Path) -> Self {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let (state, _) = runtime.block_on(Self::start_on(path));
         Self { runtime: Some(runtime), state, path: path.to_owned() }
@@ -242,17 +242,17 @@ impl Gateway {
         (state, task)
     }
 
-    pub fn counters(&self) -> Counters {
+    pub(crate) fn counters(&self) -> Counters {
         *self.state.counters.lock().unwrap()
     }
 
     /// The option that makes the agent use this stand-in.
-    pub fn option(&self) -> String {
+    pub(crate) fn option(&self) -> String {
         format!("unix:{}", self.path.display())
     }
 
     /// Kills it, with everything that is under way.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
