@@ -11,6 +11,7 @@
 //! | [`frame`] | the frames and their codec; no I/O |
 //! | [`wire`] | reader and writer for the arguments inside a frame |
 //! | [`socket`] | the arguments of the `socket` host module |
+//! | [`resolver`] | the arguments of the `resolver` host module, and what a stub resolver does |
 //! | [`client`] | the guest SDK: bind_module, perform_rpc, unbind_module |
 //! | [`host`] | the host side: register_hm, unregister_hm, the server (feature `host`) |
 //! | [`limits`] | every bound, with its unit and reason |
@@ -24,6 +25,7 @@ pub mod frame;
 pub mod host;
 pub mod limits;
 pub mod name;
+pub mod resolver;
 pub mod socket;
 pub mod wire;
 

@@ -34,5 +34,19 @@ pub const REPLIES_QUEUED_MAX: usize = 64;
 /// Bytes of a host name in a destination (RFC 1035, 2.3.4: 255 octets on the wire, 253 as text).
 pub const HOST_NAME_BYTES_MAX: usize = 253;
 
+/// Bytes of a program's path that a guest asserts: what fits into a page (`PATH_MAX` less one).
+pub const PROGRAM_BYTES_MAX: usize = 4095;
+
+/// Bytes of a user's name that a guest asserts (`LOGIN_NAME_MAX` of Linux less one).
+pub const USER_NAME_BYTES_MAX: usize = 255;
+
+/// Bytes of a DNS query. A question is at most 271 bytes; the rest is for EDNS options, which are
+/// padded to a few hundred bytes (RFC 8467).
+pub const DNS_QUERY_BYTES_MAX: usize = 4096;
+
+/// Bytes of a DNS answer: its length before it on TCP has 16 bits.
+pub const DNS_ANSWER_BYTES_MAX: usize = 65_535;
+
+const _: () = assert!(DNS_ANSWER_BYTES_MAX <= PAYLOAD_BYTES_MAX);
 const _: () = assert!(VMRPC_PORT < TOKEN_MIN && TOKEN_MIN < TOKEN_MAX);
 const _: () = assert!(HOST_NAME_BYTES_MAX < PAYLOAD_BYTES_MAX);

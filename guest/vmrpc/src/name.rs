@@ -77,8 +77,8 @@ pub struct VersionRange {
 
 impl VersionRange {
     /// `None` when the range is empty (`first > last`).
-    pub fn new(first: Version, last: Version) -> Option<Self> {
-        (first <= last).then_some(Self { first, last })
+    pub const fn new(first: Version, last: Version) -> Option<Self> {
+        if first.0 <= last.0 { Some(Self { first, last }) } else { None }
     }
 
     /// Exactly one version.
