@@ -215,7 +215,9 @@ impl Sockets {
         if self.draining.load(Ordering::Acquire) {
             return Err(Errno::ENETDOWN);
         }
-        let socket::Destination::Address(asked) = request.destination;
+        let socket::Destination::Address(asked) = request.destination else {
+            return Err(Errno::EAFNOSUPPORT);
+        };
         let way = self.decide(caller, asked).inspect_err(|_| {
             guest.counters.refused_by_rule.fetch_add(1, Ordering::Relaxed);
         })?;
