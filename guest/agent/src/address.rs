@@ -17,17 +17,6 @@ pub(crate) enum Family {
     V6,
 }
 
-impl Family {
-    /// From the value of SO_DOMAIN.
-    pub(crate) fn from_domain(domain: i32) -> Option<Self> {
-        match domain {
-            libc::AF_INET => Some(Self::V4),
-            libc::AF_INET6 => Some(Self::V6),
-            _ => None,
-        }
-    }
-}
-
 /// What a program passed to connect().
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Passed {

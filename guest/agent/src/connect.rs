@@ -36,8 +36,10 @@ pub(crate) struct First {
     /// The program's socket, as it is.
     old: OwnedFd,
     old_inode: u64,
-    /// The data connection.
+    /// The data connection, non-blocking.
     new: OwnedFd,
+    /// The file status flags that the program's socket has.
+    flags: i32,
     family: Family,
     peer: SocketAddr,
     verdict: Option<ConnectReply>,
@@ -63,10 +65,13 @@ impl Supervisor {
             Passed::Foreign => Ok(Answer::Native),
             Passed::Unspecified => self.disassociate(notification, subject, now),
             Passed::Internet(peer) => {
+                if self.entry(&subject).is_none() {
+                    return self.connect_own(notification, subject, peer, now);
+                }
                 let progress = progress(&subject.file);
                 let open = progress == Some(Progress::Open);
                 match self.entry(&subject).map(|socket| socket.state.connect(open)) {
-                    None => self.connect_own(notification, subject, peer, now),
+                    None => Ok(Answer::Native),
                     Some(Again::Done) => Ok(Answer::Value(0)),
                     Some(Again::IsConnected) => Ok(Answer::Fail(Errno::EISCONN)),
                     Some(Again::Fails(errno)) => Ok(Answer::Fail(errno)),
@@ -90,11 +95,11 @@ impl Supervisor {
         peer: SocketAddr,
         now: Instant,
     ) -> io::Result<Answer> {
-        let Some(family) = self.outsourceable(&subject.file)? else { return Ok(Answer::Native) };
-        if self.stays_in_guest(&subject.file, family, peer)? || !is_unconnected(&subject.file) {
-            return Ok(Answer::Native);
-        }
-        self.start(notification, subject, family, peer, now)
+        let own = match self.outsourceable(&subject.file) {
+            Some(own) if !self.stays_in_guest(&subject.file, family_of(own), peer)? => own,
+            Some(_) | None => return Ok(Answer::Native),
+        };
+        self.start(notification, subject, own, peer, now)
     }
 
     /// A socket whose last attempt failed.
@@ -112,22 +117,24 @@ impl Supervisor {
             self.restore(notification, subject, now)?;
             return Ok(Answer::Native);
         }
-        self.start(notification, subject, family, peer, now)
+        let own = bound_name(&shadow).unwrap_or_else(|| address::unspecified(family, 0));
+        self.start(notification, subject, own, peer, now)
     }
 
-    /// The family of a TCP socket of the supervisor's own network namespace. The networks of
-    /// containers are left alone.
-    fn outsourceable(&self, file: &OwnedFd) -> io::Result<Option<Family>> {
-        let option = |name| sys::socket::int_option(file.as_fd(), libc::SOL_SOCKET, name);
-        let Some(family) = Family::from_domain(option(libc::SO_DOMAIN)?) else { return Ok(None) };
-        let tcp = [libc::IPPROTO_TCP, libc::IPPROTO_MPTCP];
-        if option(libc::SO_TYPE)? != libc::SOCK_STREAM || !tcp.contains(&option(libc::SO_PROTOCOL)?)
-        {
-            return Ok(None);
-        }
+    /// The name of a TCP socket of the supervisor's own network namespace that has nothing under way.
+    /// The networks of containers are left alone.
+    fn outsourceable(&self, file: &OwnedFd) -> Option<SocketAddr> {
+        const TCP_CLOSE: u8 = 7;
+        let file_ = file.as_fd();
+        // Only TCP and what is made of it (MPTCP) answers this.
+        let mut state = [0u8];
+        sys::socket::option(file_, libc::SOL_TCP, libc::TCP_INFO, &mut state).ok()?;
         let cookie = sys::socket::NETNS_COOKIE;
-        let network = sys::socket::wide_option(file.as_fd(), libc::SOL_SOCKET, cookie).ok();
-        Ok((network == self.network).then_some(family))
+        let network = sys::socket::wide_option(file_, libc::SOL_SOCKET, cookie).ok();
+        if state[0] != TCP_CLOSE || network != self.network {
+            return None;
+        }
+        bound_name(file)
     }
 
     /// Whether a destination is the guest's own, or one that the guest's TCP refuses by itself.
@@ -156,7 +163,7 @@ impl Supervisor {
         &mut self,
         notification: &Notification,
         subject: Subject,
-        family: Family,
+        own: SocketAddr,
         peer: SocketAddr,
         now: Instant,
     ) -> io::Result<Answer> {
@@ -165,33 +172,30 @@ impl Supervisor {
             return Ok(Answer::Fail(Errno::ENFILE));
         }
         let token = self.fresh_token()?;
-        let own = match self.table.get(subject.inode) {
-            Some(socket) => bound_name(&socket.shadow),
-            None => bound_name(&subject.file),
-        };
         let request = ConnectRequest {
             token,
             destination: Destination::Address(address::canonical(peer)),
-            source: own.filter(|own| own.port() != 0 || !own.ip().is_unspecified()),
+            source: (own.port() != 0 || !own.ip().is_unspecified()).then_some(own),
         };
         log::note(format_args!("thread {} connects to {peer}", notification.thread));
         let new = match self.link.connect(&request) {
             Ok(new) => new,
             Err(errno) => return Ok(Answer::Fail(errno)),
         };
-        options::copy_all(&subject.file, &new);
+        let flags = sys::file::status_flags(subject.file.as_fd())?;
+        options::copy_all(&subject.file, &new, flags);
         let first = First {
             process: subject.process,
             number: notification.descriptor(0),
             old: subject.file,
             old_inode: subject.inode,
             new,
-            family,
+            flags,
+            family: family_of(own),
             peer,
             verdict: None,
             lost: false,
         };
-        let flags = sys::file::status_flags(first.old.as_fd())?;
         if flags & libc::O_NONBLOCK == 0 {
             return self.wait_first(notification, first, token, now);
         }
@@ -355,8 +359,11 @@ impl Supervisor {
         state: State,
         now: Instant,
     ) -> io::Result<u64> {
-        let First { process, number, old, old_inode, new, family, peer, .. } = first;
-        let flags = sys::file::status_flags(old.as_fd())?;
+        let First { process, number, old, old_inode, new, flags, family, peer, .. } = first;
+        // A moment has passed only for a call that was held.
+        if flags & libc::O_NONBLOCK == 0 {
+            still_there(&process, number, old_inode)?;
+        }
         self.replace(notification, &process, &old, old_inode, &new, now)?;
         set_flags(&new, flags)?;
         let inode = sys::file::identity(new.as_fd())?.inode;
@@ -383,8 +390,12 @@ impl Supervisor {
             self.attempts.remove(&token);
             self.link.cancel(token);
         }
-        set_flags(&socket.shadow, sys::file::status_flags(subject.file.as_fd())?)?;
-        options::copy_all(&subject.file, &socket.shadow);
+        let flags = sys::file::status_flags(subject.file.as_fd())?;
+        let now_set = sys::file::status_flags(socket.shadow.as_fd())?;
+        if now_set != flags {
+            sys::file::set_status_flags(socket.shadow.as_fd(), flags)?;
+        }
+        options::copy_all(&subject.file, &socket.shadow, flags);
         let Subject { process, file, inode } = subject;
         self.replace(notification, &process, &file, inode, &socket.shadow, now)
     }
@@ -416,12 +427,6 @@ impl Supervisor {
     ) -> io::Result<()> {
         let number = notification.descriptor(0);
         let thread = notification.thread;
-        let present = process.copy_descriptor(number)?;
-        if sys::file::identity(present.as_fd())?.inode != old_inode {
-            // Another thread has closed the socket meanwhile and opened something else.
-            return Err(io::Error::from_raw_os_error(libc::EBADF));
-        }
-        drop(present);
         let numbers = self.duplicated.numbers(thread, number, old_inode);
         let only = (numbers.len() == 1).then_some(number);
         let registered = crate::epoll::registrations(process, only, old_inode, now);
@@ -541,13 +546,18 @@ fn passed_address(notification: &Notification) -> io::Result<Passed> {
     Ok(Passed::parse(bytes))
 }
 
-/// Whether the guest's own TCP has nothing under way for this socket.
-fn is_unconnected(socket: &OwnedFd) -> bool {
-    const TCP_CLOSE: u8 = 7;
-    let mut state = [0u8];
-    let got = sys::socket::option(socket.as_fd(), libc::SOL_TCP, libc::TCP_INFO, &mut state);
-    // MPTCP may not say; it is then taken as fresh.
-    got.is_err() || state[0] == TCP_CLOSE
+/// Whether a process still has a socket at a number. Another thread may have closed it meanwhile, and
+/// opened something else there.
+fn still_there(process: &Process, number: RawFd, inode: u64) -> io::Result<()> {
+    let present = process.copy_descriptor(number)?;
+    if sys::file::identity(present.as_fd())?.inode == inode {
+        return Ok(());
+    }
+    Err(io::Error::from_raw_os_error(libc::EBADF))
+}
+
+fn family_of(name: SocketAddr) -> Family {
+    if name.is_ipv4() { Family::V4 } else { Family::V6 }
 }
 
 /// The name that a socket has been bound to (all zeros when it has not).
@@ -570,14 +580,14 @@ fn send_timeout(socket: &OwnedFd) -> Option<Duration> {
     (!timeout.is_zero()).then_some(timeout)
 }
 
-/// Blocking or not, and SIGIO, as the program has set it on the other socket.
-fn set_flags(socket: &OwnedFd, flags: i32) -> io::Result<()> {
-    let now = sys::file::status_flags(socket.as_fd())?;
-    let shared = libc::O_NONBLOCK | libc::O_ASYNC;
-    if (now ^ flags) & shared == 0 {
+/// Blocking or not, and SIGIO, as the program has set it on its own socket. The data connection comes
+/// non-blocking, so for a non-blocking program there is nothing to do.
+fn set_flags(new: &OwnedFd, flags: i32) -> io::Result<()> {
+    let shared = flags & (libc::O_NONBLOCK | libc::O_ASYNC);
+    if shared == libc::O_NONBLOCK {
         return Ok(());
     }
-    sys::file::set_status_flags(socket.as_fd(), (now & !shared) | (flags & shared))
+    sys::file::set_status_flags(new.as_fd(), libc::O_RDWR | shared)
 }
 
 /// The answer when the socket could not be replaced.

@@ -152,20 +152,17 @@ const SOCKET_GET: &[i32] =
 const SOCKET_SET: &[i32] = &[libc::SO_RCVBUF, libc::SO_SNDBUF, libc::SO_REUSEPORT];
 
 /// Options of level SOL_SOCKET that follow a socket to the file that replaces it. Each is at most 16
-/// bytes, and zero by default, so zeros are not copied.
+/// bytes; defaults are not copied.
 const FOLLOWING: &[i32] = &[
     libc::SO_KEEPALIVE,
     libc::SO_LINGER,
     libc::SO_RCVTIMEO,
     libc::SO_SNDTIMEO,
     libc::SO_RCVLOWAT,
-    libc::SO_OOBINLINE,
     libc::SO_PRIORITY,
     libc::SO_MARK,
     libc::SO_TIMESTAMP,
-    libc::SO_TIMESTAMPNS,
     libc::SO_ZEROCOPY,
-    libc::SO_BUSY_POLL,
 ];
 
 fn is_in_table(tables: [&[i32]; 4], level: i32, name: i32) -> bool {
@@ -314,7 +311,7 @@ fn write_value(notification: &Notification, value: &[u8]) -> io::Result<Answer> 
 }
 
 /// Copies the options that follow a socket. Those that the other file does not take are left.
-pub(crate) fn copy_all(from: &OwnedFd, to: &OwnedFd) {
+pub(crate) fn copy_all(from: &OwnedFd, to: &OwnedFd, flags: i32) {
     for name in FOLLOWING {
         let mut value = [0u8; sys::socket::OPTION_BYTES_SMALL];
         let level = libc::SOL_SOCKET;
@@ -322,11 +319,12 @@ pub(crate) fn copy_all(from: &OwnedFd, to: &OwnedFd) {
             continue;
         };
         let value = &value[..length];
-        if value.iter().any(|byte| *byte != 0) {
+        let default: &[u8] = if *name == libc::SO_RCVLOWAT { &[1, 0, 0, 0] } else { &[0; 16] };
+        if !default.starts_with(value) {
             let _ = sys::socket::set_option(to.as_fd(), level, *name, value);
         }
     }
-    if sys::file::status_flags(from.as_fd()).is_ok_and(|flags| flags & libc::O_ASYNC != 0) {
+    if flags & libc::O_ASYNC != 0 {
         let _ = sys::file::copy_signal_owner(from.as_fd(), to.as_fd());
     }
 }
@@ -345,7 +343,7 @@ mod tests {
         };
         let on = 1i32.to_ne_bytes();
         sys::socket::set_option(from.as_fd(), libc::SOL_SOCKET, libc::SO_KEEPALIVE, &on).unwrap();
-        copy_all(&from, &to);
+        copy_all(&from, &to, 0);
         assert_eq!(keep_alive(&to), 1);
     }
 

@@ -122,10 +122,16 @@ pub(crate) fn socket_inode(thread: u32, number: RawFd) -> Option<u64> {
     link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
+/// The whole of a file, in one read where it is short: these files come out whole.
 fn text(path: &str) -> io::Result<String> {
-    let mut text = String::with_capacity(2048);
-    File::open(path)?.take(limits::PROC_TEXT_BYTES_MAX).read_to_string(&mut text)?;
-    Ok(text)
+    let mut file = File::open(path)?;
+    let mut bytes = vec![0u8; 4096];
+    let length = file.read(&mut bytes)?;
+    bytes.truncate(length);
+    if length > 2048 {
+        file.take(limits::PROC_TEXT_BYTES_MAX).read_to_end(&mut bytes)?;
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[cfg(test)]

@@ -117,7 +117,9 @@ impl SocketModule {
 
     async fn connect(&self, request: ConnectRequest) -> Result<Vec<u8>, Errno> {
         self.0.counters.lock().unwrap().connects += 1;
-        let Destination::Address(to) = request.destination;
+        let Destination::Address(to) = request.destination else {
+            return Err(Errno::EHOSTUNREACH);
+        };
         let data = self.data_of(request.token);
         if to.ip() == IpAddr::V4(Ipv4Addr::new(198, 51, 100, 8)) {
             drop(data.await);
