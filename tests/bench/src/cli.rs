@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::case::Case;
+
 const TEACHES: &str = "\
 Parts:
   streams   throughput each way, round trips, connects, processor time: a virtual guest with the
@@ -48,6 +50,11 @@ pub(crate) struct Cli {
     /// peer
     #[arg(long, value_name = "PATH")]
     pub(crate) peer: Option<PathBuf>,
+
+    /// Only the cases whose names contain this, such as "256 B" or "round trip" (parts streams, peer
+    /// and uml)
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub(crate) only: String,
 
     /// Rounds
     #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
@@ -99,7 +106,7 @@ pub(crate) enum Task {
     /// Be the near end.
     #[command(hide = true)]
     Client {
-        /// tcp:ADDRESS or unix:PATH.
+        /// tcp:ADDRESS, unix:PATH, or vsock:PORT of the host.
         to: String,
         /// A case, as JSON.
         case: String,
@@ -115,6 +122,12 @@ impl Cli {
     /// How much smaller than usual each measurement is.
     pub(crate) fn shrink(&self) -> u64 {
         if self.quick { 8 } else { 1 }
+    }
+
+    /// What every contestant has to do.
+    pub(crate) fn cases(&self) -> Vec<Case> {
+        let all = Case::streams(self.shrink()).into_iter().chain(Case::moments(self.shrink()));
+        all.filter(|case| case.to_string().contains(&self.only)).collect()
     }
 
     /// The parts to do, in their order.

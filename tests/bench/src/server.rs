@@ -77,8 +77,6 @@ impl Server {
                 let which = event.data.u64();
                 if which == name(self.tcp.as_fd()).u64() {
                     while let Ok((stream, _)) = self.tcp.accept() {
-                        // A byte at a time must not wait for another.
-                        stream.set_nodelay(true)?;
                         self.welcome(Stream::Tcp(stream));
                     }
                 } else if which == name(self.unix.as_fd()).u64() {

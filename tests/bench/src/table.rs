@@ -46,8 +46,8 @@ mod tests {
         let part = PartReport { rows: vec![row], ..PartReport::default() };
         let mut text = String::new();
         write_part(&mut text, &part);
-        let bars: Vec<_> =
-            text.lines().filter(|line| line.starts_with('|')).map(|line| line.matches('|').count());
+        let lines = text.lines().filter(|line| line.starts_with('|'));
+        let bars: Vec<_> = lines.map(|line| line.matches('|').count()).collect();
         assert_eq!(bars, [7, 7, 7]);
         assert!(text.contains(">= 0.8: met"));
     }

@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use outsock_harness::Gateway;
 use outsock_virtual_guest::{Connection, Content, Layout, Options, VirtualGuest};
 

@@ -1,8 +1,7 @@
 //! Many connections: they all work, and an idle one takes little memory.
 
 use std::io::{Read, Write};
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use outsock_virtual_guest::{Connection, Layout};
@@ -16,15 +15,20 @@ use crate::limits;
 use crate::protocol::Purpose;
 use crate::report::{PartReport, Row, Target};
 
+const MEMORY: &str = "Memory is the growth of the process's resident set; the kernel's socket buffers \
+                      are not in it.";
+
 /// KiB of the gateway's memory for one connection.
 const KIB_MAX: f64 = 4.0;
 
 /// Opening and holding so many connections.
 #[derive(Debug)]
 struct Step {
+    /// Connections now.
     count: usize,
-    opening: Duration,
-    /// KiB for each of those that this step added.
+    /// How fast those that were added were opened, per second.
+    opened_per_second: f64,
+    /// KiB that the process has grown by since the first step, for each connection.
     kib_each: f64,
 }
 
@@ -36,13 +40,15 @@ pub(crate) fn measure(cli: &Cli) -> Result<PartReport> {
     let gateway = lab::gateway(cli, &server, &[(name.clone(), cid)])?;
     let place = (&gateway, name.as_str(), cid);
     let ours = VirtualContestant::of_gateway(layout.clone(), place, Way::Tcp, &server)?;
-    let steps = hold(&ours, &limits::IDLE_CONNECTIONS)?;
-    let mut peers = Vec::new();
+    let mut steps = Vec::new();
+    hold(&ours, &limits::IDLE_CONNECTIONS, &mut steps)?;
+    let (mut peers, mut notes) = (Vec::new(), vec![MEMORY.to_owned()]);
     if let Some(binary) = &cli.peer {
-        peers = hold_of_peer(binary, layout.clone(), cid + 1, &server).unwrap_or_else(|error| {
+        let peer = VirtualContestant::of_peer(layout.clone(), (binary, cid + 1), &server)?;
+        if let Err(error) = hold(&peer, &limits::IDLE_CONNECTIONS, &mut peers) {
             eprintln!("  the peer fails: {error:#}");
-            Vec::new()
-        });
+            notes.push(format!("The peer fails where it has no figure: {error:#}."));
+        }
     }
     let mut rows = Vec::new();
     for step in &steps {
@@ -54,10 +60,7 @@ pub(crate) fn measure(cli: &Cli) -> Result<PartReport> {
             against: peer.map(|text| format!("peer: {text}")).unwrap_or_default(),
             ..Row::default()
         };
-        let opened = |step: &Step| {
-            let rate = real(step.count as u64) / step.opening.as_secs_f64();
-            format!("all, {rate:.0} /s")
-        };
+        let opened = |step: &Step| format!("all, opened at {:.0} /s", step.opened_per_second);
         let what = format!("{} connections at a time, a byte each way on each", step.count);
         rows.push(row(what, opened(step), peer.map(opened)));
         let memory = |step: &Step| format!("{:.2} KiB", step.kib_each);
@@ -67,44 +70,31 @@ pub(crate) fn measure(cli: &Cli) -> Result<PartReport> {
         memory.target = Some(Target::at_most(KIB_MAX, "KiB", step.kib_each));
         rows.push(memory);
     }
-    let notes = vec![
-        "Memory is the growth of the process's resident set; the kernel's socket buffers are not \
-         in it."
-            .to_owned(),
-    ];
     let title = "Virtual guest: many connections".to_owned();
     Ok(PartReport { title, notes, rows, samples: Vec::new() })
 }
 
-fn hold_of_peer(binary: &Path, layout: Layout, cid: u64, server: &Server) -> Result<Vec<Step>> {
-    let peer = VirtualContestant::of_peer(layout, (binary, cid), server)?;
-    hold(&peer, &limits::IDLE_CONNECTIONS)
-}
-
 /// Opens more and more connections, and sends a byte there and back on each of them, new and old.
-fn hold(contestant: &VirtualContestant<'_>, counts: &[usize]) -> Result<Vec<Step>> {
+fn hold(contestant: &VirtualContestant<'_>, counts: &[usize], steps: &mut Vec<Step>) -> Result<()> {
     // What a first connection needs is not what each needs.
     echo(&open(contestant)?)?;
     let pid = contestant.backend_pid();
+    let empty = rss_bytes(pid)?;
     let mut held: Vec<Connection> = Vec::new();
-    let mut steps = Vec::new();
     for &count in counts {
         let added = count - held.len();
-        let before = rss_bytes(pid)?;
         let began = Instant::now();
         held.extend(open_many(contestant, added)?);
-        let opening = began.elapsed();
+        let opened_per_second = real(added as u64) / began.elapsed().as_secs_f64();
         for connection in &held {
             echo(connection)?;
         }
-        let grown = rss_bytes(pid)?.saturating_sub(before);
-        let kib_each = real(grown) / 1024.0 / real(added as u64);
-        eprintln!("  {count} connections, {added} of them opened in {opening:.1?}");
-        // The rate counts the connections that were opened in that time.
-        let opening = opening.mul_f64(real(count as u64) / real(added as u64));
-        steps.push(Step { count, opening, kib_each });
+        let grown = rss_bytes(pid)?.saturating_sub(empty);
+        let kib_each = real(grown) / 1024.0 / real(count as u64);
+        eprintln!("  {count} connections, {opened_per_second:.0} /s");
+        steps.push(Step { count, opened_per_second, kib_each });
     }
-    Ok(steps)
+    Ok(())
 }
 
 fn open_many(contestant: &VirtualContestant<'_>, count: usize) -> Result<Vec<Connection>> {

@@ -9,7 +9,7 @@ use outsock_virtual_guest::Layout;
 use super::guest_of;
 use crate::case::Case;
 use crate::cli::Cli;
-use crate::contestant::{Contestant, VirtualContestant, compete};
+use crate::contestant::{Contestant, Native, VirtualContestant, compete};
 use crate::lab::{self, Server, Way};
 use crate::limits;
 use crate::report::{Pair, PartReport};
@@ -25,7 +25,8 @@ pub(crate) fn measure(cli: &Cli, binary: &Path) -> Result<PartReport> {
     let layouts = [Layout::linux_6_12(), Layout::linux_7_2()];
     let guests: Vec<_> = layouts.iter().zip(0..).map(|(each, n)| guest_of(each, n)).collect();
     let gateway = lab::gateway(cli, &server, &guests)?;
-    let mut contestants: Vec<Box<dyn Contestant + '_>> = Vec::new();
+    let mut contestants: Vec<Box<dyn Contestant + '_>> =
+        vec![Box::new(Native::new(&server, Way::Unix))];
     for (layout, (name, cid)) in layouts.iter().zip(&guests) {
         let place = (&gateway, name.as_str(), *cid);
         let ours = VirtualContestant::of_gateway(layout.clone(), place, Way::Unix, &server)?;
@@ -38,8 +39,7 @@ pub(crate) fn measure(cli: &Cli, binary: &Path) -> Result<PartReport> {
         }
         contestants.push(Box::new(theirs));
     }
-    let mut cases = Case::streams(cli.shrink());
-    cases.extend(Case::moments(cli.shrink()));
+    let cases = cli.cases();
     let results = compete(&mut contestants, &cases, cli.rounds());
     let mut rows = Vec::new();
     for &case in &cases {
@@ -53,6 +53,19 @@ pub(crate) fn measure(cli: &Cli, binary: &Path) -> Result<PartReport> {
                 (format!("outsock, {}", layout.name), format!("peer, {}", layout.name));
             let pair = Pair { guest: layout.name, ours: &ours, theirs: &theirs };
             rows.extend(pair.rows(&results, case, target));
+        }
+    }
+    let native = Native::name_of(Way::Unix);
+    for &case in &cases {
+        let pair = Pair { guest: "", ours: native, theirs: native };
+        for mut row in pair.rows(&results, case, None) {
+            // What no gateway is in: only shows where client and server are the limit.
+            row.what = format!("for comparison: {}", row.what);
+            row.outsock = String::new();
+            row.ratio = None;
+            if !row.against.is_empty() {
+                rows.push(row);
+            }
         }
     }
     let name = binary.file_name().unwrap_or_default().to_string_lossy();

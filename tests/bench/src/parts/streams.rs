@@ -27,8 +27,7 @@ pub(crate) fn measure(cli: &Cli) -> Result<PartReport> {
         let guest = VirtualContestant::of_gateway(layout.clone(), place, Way::Tcp, &server)?;
         contestants.push(Box::new(guest));
     }
-    let mut cases = Case::streams(cli.shrink());
-    cases.extend(Case::moments(cli.shrink()));
+    let cases = cli.cases();
     let results = compete(&mut contestants, &cases, cli.rounds());
     let mut rows = Vec::new();
     for &case in &cases {
