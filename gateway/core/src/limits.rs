@@ -60,6 +60,26 @@ pub const ROUTES_MAX: usize = 10_000;
 /// Bytes of a pattern in a rule: a long path of a program, or the longest host name.
 pub const PATTERN_BYTES_MAX: usize = 1024;
 
+/// How long a synthetic address stays with its name after it was last given out or used,
+/// milliseconds. Answers carry a TTL of seconds; programs that remember longer mostly keep to
+/// minutes. Only a pool (or share) that is full uses an address again at all.
+pub const POOL_HOLD_MS: u64 = 600_000;
+
+/// One guest may have the pool's size divided by this many names: 16,383 of 198.18.0.0/15.
+pub const POOL_SHARE: u32 = 8;
+
+/// How long a member of a group is left in peace after its first failure, milliseconds. Doubled up
+/// to [`GROUP_BACK_OFF_MS_MAX`] while it goes on failing.
+pub const GROUP_BACK_OFF_MS: u64 = 2_000;
+
+/// The longest such pause, milliseconds: a path that is back is used again within a minute.
+pub const GROUP_BACK_OFF_MS_MAX: u64 = 60_000;
+
+/// Failures that a group remembers, one per guest and member: as many guests as a gateway has,
+/// with a few members each.
+pub const GROUP_GUESTS_MAX: usize = 8192;
+
+const _: () = assert!(GROUP_BACK_OFF_MS < GROUP_BACK_OFF_MS_MAX);
 const _: () = assert!(PARKED_MAX <= CONNECTIONS_MAX);
 const _: () = assert!(TURN_BYTES <= BUF_ALLOC_BYTES);
 const _: () = assert!(CREDIT_REQUEST_MS < CREDIT_REQUEST_MS_MAX);

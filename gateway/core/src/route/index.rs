@@ -10,7 +10,7 @@ use std::hash::Hash;
 use std::net::IpAddr;
 
 use super::cidr::{Cidr, bits, mask};
-use super::pattern::GuestPattern;
+use super::pattern::{DomainPattern, Glob, GuestPattern};
 use super::ports::PortRange;
 use super::rule::{Protocol, Query, Rule};
 
@@ -44,6 +44,8 @@ impl<K: Eq + Hash> Buckets<K> {
 enum Key {
     Net { v4: bool, prefix: u8, base: u128 },
     Tail(Box<str>),
+    Head(Box<str>),
+    Program(Box<str>),
     Port(u16),
     Guest(Box<str>),
 }
@@ -72,6 +74,8 @@ pub(super) struct Index {
     prefixes_v4: Vec<u8>,
     prefixes_v6: Vec<u8>,
     tails: Buckets<Box<str>>,
+    heads: Buckets<Box<str>>,
+    programs: Buckets<Box<str>>,
     ports: Buckets<u16>,
     guests: Buckets<Box<str>>,
     rest: Vec<Gate>,
@@ -108,6 +112,8 @@ impl Index {
                 self.nets.add((v4, prefix, base), place);
             }
             Key::Tail(tail) => self.tails.add(tail, place),
+            Key::Head(head) => self.heads.add(head, place),
+            Key::Program(file) => self.programs.add(file, place),
             Key::Port(port) => self.ports.add(port, place),
             Key::Guest(guest) => self.guests.add(guest, place),
         }
@@ -144,6 +150,12 @@ impl Index {
         }
         for tail in query.name.into_iter().flat_map(tails) {
             consider(self.tails.get(tail));
+        }
+        if let Some(name) = query.name {
+            consider(self.heads.get(first_label(name)));
+        }
+        if let Some(program) = query.program {
+            consider(self.programs.get(file_name(program)));
         }
         consider(self.ports.get(&query.port));
         consider(self.guests.get(query.guest));
@@ -207,6 +219,14 @@ fn tails(name: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(Some(name), |rest| rest.split_once('.').map(|(_, tail)| tail))
 }
 
+fn first_label(name: &str) -> &str {
+    name.split('.').next().unwrap_or_default()
+}
+
+fn file_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or_default()
+}
+
 /// For each condition that can be looked up: the keys that together find everything it accepts.
 fn keys(rule: &Rule) -> Vec<Vec<Key>> {
     let net = |net: &Cidr| Key::Net {
@@ -215,7 +235,13 @@ fn keys(rule: &Rule) -> Vec<Vec<Key>> {
         base: bits(net.base()).0,
     };
     let nets = Some(rule.to.any.iter().map(net).collect());
-    let tails = rule.domains.any.iter().map(|d| Some(Key::Tail(d.tail()?.into()))).collect();
+    let domain = |domain: &DomainPattern| {
+        let tail = domain.tail().map(|tail| Key::Tail(tail.into()));
+        tail.or_else(|| Some(Key::Head(domain.head()?.into())))
+    };
+    let domains = rule.domains.any.iter().map(domain).collect();
+    let program = |program: &Glob| Some(Key::Program(program.file_name()?.into()));
+    let programs = rule.programs.any.iter().map(program).collect();
     let ports = &rule.ports.any;
     let few = ports.iter().map(|p| usize::from(p.last() - p.first()) + 1).sum::<usize>()
         <= PORTS_KEYED_MAX;
@@ -226,6 +252,6 @@ fn keys(rule: &Rule) -> Vec<Vec<Key>> {
         GuestPattern::Tag(_) => None,
     };
     let guests = rule.guests.any.iter().map(guest).collect();
-    let choices: [Option<Vec<Key>>; 4] = [nets, tails, ports, guests];
+    let choices: [Option<Vec<Key>>; 5] = [nets, domains, programs, ports, guests];
     choices.into_iter().flatten().filter(|keys| !keys.is_empty()).collect()
 }

@@ -67,6 +67,13 @@ impl Glob {
         (!self.0.contains(['*', '?'])).then_some(&self.0)
     }
 
+    /// What every match, taken for a path, has behind its last slash; `None` where that varies.
+    pub(super) fn file_name(&self) -> Option<&str> {
+        let literal = self.0.rsplit(['*', '?']).next().unwrap_or_default();
+        let whole = literal.len() == self.0.len();
+        literal.rsplit_once('/').map(|(_, name)| name).or(whole.then_some(literal))
+    }
+
     fn checked(text: &str) -> Result<Self, BadPattern> {
         match text.len() {
             0 => Err(BadPattern::Empty),
@@ -143,6 +150,15 @@ impl DomainPattern {
                 literal.split_once('.').map(|(_, tail)| tail).filter(|tail| !tail.is_empty())
             }
         }
+    }
+}
+
+impl DomainPattern {
+    /// The whole first label of every match; `None` where it varies.
+    pub(super) fn head(&self) -> Option<&str> {
+        let Self::Glob(glob) = self else { return None };
+        let literal = glob.0.split(['*', '?']).next().unwrap_or_default();
+        literal.split_once('.').map(|(head, _)| head)
     }
 }
 
