@@ -1,6 +1,7 @@
 //! Guests: their devices, and one task each that hears what a device has to say.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use outsock_device::{GuestDevice, GuestDeviceConfig, News, StartError};
 use outsock_vmrpc::host::{Caller, Registry, serve};
@@ -50,8 +51,11 @@ async fn hear(
     while let Some(item) = news.recv().await {
         match item {
             News::Service { port, stream } if port.0 == VMRPC_PORT => {
-                // Beyond this many a stream waits for its turn, and beyond that it is reset.
-                let Ok(place) = Arc::clone(&waiting).try_acquire_owned() else {
+                // Beyond so many a stream waits for its turn, and beyond that it is reset. A guest that
+                // floods us keeps only its own news waiting.
+                let place = Arc::clone(&waiting).acquire_owned();
+                let patience = Duration::from_millis(limits::RPC_STREAM_WAIT_MS);
+                let Ok(Ok(place)) = tokio::time::timeout(patience, place).await else {
                     tracing::debug!(guest = %caller.guest, "too many VM RPC streams: one is reset");
                     continue;
                 };

@@ -30,6 +30,10 @@ pub(crate) const RPC_STREAMS_PER_GUEST_MAX: usize = 256;
 /// not be refused because its old streams are not all forgotten yet.
 pub(crate) const RPC_STREAMS_WAITING_MAX: usize = 1024;
 
+/// How long a VM RPC stream waits for one of those places, milliseconds. Streams of a guest that is
+/// gone leave theirs at once.
+pub(crate) const RPC_STREAM_WAIT_MS: u64 = 1_000;
+
 /// Bytes that the pump between a bridge and an async stream holds per direction.
 pub(crate) const PUMP_BYTES: usize = 64 * 1024;
 

@@ -5,6 +5,7 @@
 //! that thread for good, and nothing that a guest does may cause it.
 
 use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use outsock_core::address::Cid;
@@ -14,9 +15,8 @@ use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
-use vmm_sys_util::event::{
-    EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
-};
+use vmm_sys_util::event::{EventConsumer, EventNotifier};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::limits;
 use crate::memory::MemoryMap;
@@ -29,11 +29,14 @@ const VHOST_USER_F_PROTOCOL_FEATURES: u64 = 1 << 30;
 pub(crate) struct Backend {
     cid: Cid,
     worker: Mutex<Worker>,
+    /// Ends the vring thread of the frontend at hand.
+    exit: EventFd,
 }
 
 impl Backend {
-    pub(crate) fn new(cid: Cid, worker: Worker) -> Self {
-        Self { cid, worker: Mutex::new(worker) }
+    pub(crate) fn new(cid: Cid, worker: Worker) -> io::Result<Self> {
+        let exit = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+        Ok(Self { cid, worker: Mutex::new(worker), exit })
     }
 
     /// A panic in the worker is a bug, and its guest's state may be half changed; other guests have
@@ -91,7 +94,16 @@ impl VhostUserBackend for Backend {
     }
 
     fn exit_event(&self, _thread_index: usize) -> Option<(EventConsumer, EventNotifier)> {
-        new_event_consumer_and_notifier(EventFlag::NONBLOCK).ok()
+        // What was written for the last frontend's thread, which has ended.
+        let _ = self.exit.read();
+        let notifier = self.exit.try_clone().ok()?;
+        // SAFETY: the library takes the raw descriptor out of the consumer and never closes it, so
+        // it stays ours; a descriptor of its own would be leaked with each frontend. Checked by a
+        // test that counts descriptors.
+        let consumer = unsafe { EventConsumer::from_raw_fd(self.exit.as_raw_fd()) };
+        // SAFETY: the clone's descriptor is open, and given away with `into_raw_fd`.
+        let notifier = unsafe { EventNotifier::from_raw_fd(notifier.into_raw_fd()) };
+        Some((consumer, notifier))
     }
 
     fn handle_event(

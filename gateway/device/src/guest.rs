@@ -101,7 +101,8 @@ impl GuestDevice {
         };
         let worker = Worker::new(config.cid, mailbox, bells, bells_event, news, counters)
             .map_err(StartError::Resources)?;
-        let backend = Arc::new(Backend::new(config.cid, worker));
+        let backend = Backend::new(config.cid, worker).map_err(StartError::Resources)?;
+        let backend = Arc::new(backend);
         let stop = Arc::new(Stop { stopping: AtomicBool::new(false), frontend: Mutex::new(None) });
         let thread = std::thread::Builder::new()
             .name(format!("guest-{}", config.name))
@@ -161,7 +162,8 @@ fn serve_frontends(name: &str, listener: UnixListener, backend: &Arc<Backend>, s
         if let Err(error) = serve_frontend(name, &mut listener, backend, stop) {
             tracing::info!(guest = name, %error, "the frontend hung up");
         }
-        backend.worker().reset();
+        *stop.frontend.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        backend.worker().hang_up();
     }
 }
 

@@ -251,7 +251,9 @@ impl Worker {
     fn tell(&self, news: News) {
         // A full channel: the daemon does not keep up. A stream is reset by being dropped; a dial
         // that should have been cancelled ends by itself.
-        let _ = self.news.try_send(news);
+        if let Err(error) = self.news.try_send(news) {
+            tracing::debug!(%error, "news dropped");
+        }
     }
 
     fn arm_timer(&mut self, now: Instant) {
@@ -302,6 +304,12 @@ impl Worker {
         self.ring_position = [None; 2];
         self.counters.open.store(0, Ordering::Relaxed);
         self.tell(News::GuestGone);
+    }
+
+    /// The frontend is gone: so is the guest, and its memory is unmapped.
+    pub(crate) fn hang_up(&mut self) {
+        self.reset();
+        self.memory = None;
     }
 
     pub(crate) fn publish_counters(&self) {
