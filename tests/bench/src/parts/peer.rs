@@ -39,7 +39,7 @@ pub(crate) fn measure(cli: &Cli, binary: &Path) -> Result<PartReport> {
         }
         contestants.push(Box::new(theirs));
     }
-    let cases = cli.cases();
+    let cases = cli.cases(1);
     let results = compete(&mut contestants, &cases, cli.rounds());
     let mut rows = Vec::new();
     for &case in &cases {

@@ -27,7 +27,7 @@ pub(crate) fn measure(cli: &Cli) -> Result<PartReport> {
         let guest = VirtualContestant::of_gateway(layout.clone(), place, Way::Tcp, &server)?;
         contestants.push(Box::new(guest));
     }
-    let cases = cli.cases();
+    let cases = cli.cases(1);
     let results = compete(&mut contestants, &cases, cli.rounds());
     let mut rows = Vec::new();
     for &case in &cases {
