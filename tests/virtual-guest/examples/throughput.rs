@@ -1,55 +1,46 @@
 //! Measures a backend with one virtual guest:
-//! `throughput SOCKET SINK-PORT SOURCE-PORT ECHO-PORT [UNIX-PREFIX]`.
+//! `throughput SOCKET SINK SOURCE ECHO [SERVE]`.
 //!
-//! A port of 0 is left out. Behind the ports must be a program that takes everything, one that
-//! sends for ever, and one that sends everything back. With a prefix this program serves them
-//! itself at `PREFIX_PORT`, where a hybrid-vsock backend looks for them.
+//! Behind SINK must be a program that takes everything, behind SOURCE one that sends for ever,
+//! behind ECHO one that sends everything back. Each is a vsock port of the host, or an address
+//! that the gateway dials as for an agent; `-` leaves it out. SERVE starts those programs here:
+//! `unix:PREFIX` at `PREFIX_PORT`, where a hybrid-vsock backend looks for them, `tcp:PORT` at
+//! three ports of the loopback from PORT on.
 
-use std::io::{Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
-use outsock_virtual_guest::{Content, GuestError, Layout, Options, Transfer, VirtualGuest};
+use outsock_virtual_guest::{
+    Connection, Content, GuestError, Layout, Options, Transfer, VirtualGuest,
+};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut arguments = std::env::args().skip(1);
-    let path = arguments.next().ok_or("usage: throughput SOCKET SINK SOURCE ECHO")?;
-    let mut port = || arguments.next().and_then(|port| port.parse::<u32>().ok()).unwrap_or(0);
-    let (sink, source, echo) = (port(), port(), port());
-    if let Some(prefix) = std::env::args().nth(5) {
-        serve(&prefix, sink, |stream| while stream.read(&mut [0; 65_536]).is_ok_and(|n| n > 0) {})?;
-        serve(&prefix, source, |stream| while stream.write_all(&[0; 65_536]).is_ok() {})?;
-        serve(&prefix, echo, |stream| {
-            let mut bytes = [0; 65_536];
-            while let Ok(len @ 1..) = stream.read(&mut bytes) {
-                if stream.write_all(&bytes[..len]).is_err() {
-                    break;
-                }
-            }
-        })?;
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [path, sink, source, echo, serve @ ..] = &arguments[..] else {
+        return Err("usage: throughput SOCKET SINK SOURCE ECHO [SERVE]".into());
+    };
+    if let Some(at) = serve.first() {
+        serve_at(at, [sink, source, echo])?;
     }
     for layout in Layout::kernels() {
         let name = layout.name;
-        let ring_size = 1024;
-        let options = Options { ring_size, ..Options::for_layout(layout) };
-        let guest = connect(&path, &options)?;
-        for message in [256, 4096, 65_536] {
-            let bytes = if message == 256 { 200 << 20 } else { 2 << 30 };
-            if sink > 0 {
-                let connection = guest.open(sink)?;
+        let options = Options { ring_size: 1024, ..Options::for_layout(layout) };
+        let guest = connect(path, &options)?;
+        for (message, bytes) in [(256, 200 << 20), (4096, 2 << 30), (65_536, 4 << 30)] {
+            if let Some(connection) = open(&guest, sink)? {
                 let before = driver_seconds();
                 let sent = connection.send_stream(bytes, message, Content::InPlace)?;
                 report(name, "to the host", message, &sent, driver_seconds() - before);
             }
         }
-        if source > 0 {
-            let connection = guest.open(source)?;
+        if let Some(connection) = open(&guest, source)? {
             let before = driver_seconds();
-            let received = connection.receive_stream(2 << 30, Content::InPlace)?;
+            let received = connection.receive_stream(4 << 30, Content::InPlace)?;
             report(name, "to the guest", 65_536, &received, driver_seconds() - before);
         }
-        if echo > 0 {
-            let connection = guest.open(echo)?;
+        if let Some(connection) = open(&guest, echo)? {
             let mut trips = connection.round_trips(20_000, 1, Content::InPlace)?.round_trips;
             trips.sort_unstable();
             let (p50, p99) = (trips[trips.len() / 2], trips[trips.len() * 99 / 100]);
@@ -61,6 +52,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     Ok(())
+}
+
+fn open(guest: &VirtualGuest, to: &str) -> Result<Option<Connection>, Box<dyn std::error::Error>> {
+    if let Ok(port) = to.parse::<u32>() {
+        return Ok(Some(guest.open(port)?));
+    }
+    match to.parse::<SocketAddr>() {
+        Ok(address) => Ok(Some(guest.dial(address).map_err(|errno| errno.to_string())?.0)),
+        Err(_) => Ok(None),
+    }
 }
 
 /// Some backends take a moment from one guest to the next.
@@ -80,7 +81,7 @@ fn driver_seconds() -> f64 {
     tasks
         .filter(|task| {
             std::fs::read_to_string(task.path().join("comm"))
-                .is_ok_and(|name| name.starts_with("guest-"))
+                .is_ok_and(|name| name.starts_with("guest-") && !name.contains("pump"))
         })
         .filter_map(|task| std::fs::read_to_string(task.path().join("schedstat")).ok())
         .filter_map(|text| text.split(' ').next()?.parse::<f64>().ok())
@@ -88,20 +89,50 @@ fn driver_seconds() -> f64 {
         / 1e9
 }
 
-fn serve(prefix: &str, port: u32, body: fn(&mut UnixStream)) -> std::io::Result<()> {
-    let path = format!("{prefix}_{port}");
-    // A leftover of an earlier run.
-    let _ = std::fs::remove_file(&path);
-    let listener = UnixListener::bind(path)?;
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            std::thread::spawn(move || {
-                let mut stream = stream;
-                body(&mut stream);
+trait Stream: Read + Write + Send {}
+impl<T: Read + Write + Send> Stream for T {}
+
+type Body = fn(&mut dyn Stream);
+
+fn serve_at(at: &str, names: [&String; 3]) -> io::Result<()> {
+    let bodies: [Body; 3] = [
+        |stream| while stream.read(&mut [0; 262_144]).is_ok_and(|n| n > 0) {},
+        |stream| while stream.write_all(&[0; 262_144]).is_ok() {},
+        |stream| {
+            let mut bytes = [0; 65_536];
+            while let Ok(len @ 1..) = stream.read(&mut bytes) {
+                if stream.write_all(&bytes[..len]).is_err() {
+                    break;
+                }
+            }
+        },
+    ];
+    let first_port = at.strip_prefix("tcp:").and_then(|port| port.parse::<u16>().ok());
+    for ((name, body), number) in names.into_iter().zip(bodies).zip(0u16..) {
+        if let Some(port) = first_port {
+            let listener = TcpListener::bind(("127.0.0.1", port + number))?;
+            serve(body, move || {
+                let stream = listener.accept()?.0;
+                stream.set_nodelay(true)?;
+                Ok(stream)
             });
+        } else if let Some(prefix) = at.strip_prefix("unix:") {
+            let path = format!("{prefix}_{name}");
+            // A leftover of an earlier run.
+            let _ = std::fs::remove_file(&path);
+            let listener = UnixListener::bind(path)?;
+            serve(body, move || Ok(listener.accept()?.0));
+        }
+    }
+    Ok(())
+}
+
+fn serve<S: Stream + 'static>(body: Body, accept: impl Fn() -> io::Result<S> + Send + 'static) {
+    std::thread::spawn(move || {
+        while let Ok(mut stream) = accept() {
+            std::thread::spawn(move || body(&mut stream));
         }
     });
-    Ok(())
 }
 
 fn report(layout: &str, what: &str, message: usize, transfer: &Transfer, cpu: f64) {

@@ -15,7 +15,7 @@ use outsock_core::address::ConnectionKey;
 use outsock_core::packet::Shutdown;
 use outsock_vmrpc::Errno;
 
-use crate::driver::Payload;
+use crate::buffer::Payload;
 use crate::guest::Owner;
 use crate::job::{Content, Job, StreamError, Transfer, Work};
 use crate::socket::{BOTH, Failure, State};

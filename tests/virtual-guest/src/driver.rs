@@ -12,14 +12,14 @@ use std::collections::VecDeque;
 use outsock_core::packet::{HEADER_BYTES, Header};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::layout::{GAP_BYTES, Piece, TX_SLOT_BYTES, TxLayout};
+use crate::buffer::{Payload, RxSlot, descriptor, scatter};
+use crate::layout::{Piece, TX_SLOT_BYTES, TxLayout};
 use crate::limits;
 use crate::memory::{GuestMemory, MemoryError, Place};
 use crate::options::{Options, TxInterrupts};
 use crate::ring::{DESC_WRITE, Descriptor, Ring, RingPlaces};
+use crate::stats::Stats;
 use crate::violation::{ViolationKind, Violations};
-
-const CANARY: [u8; GAP_BYTES] = [0xa5; GAP_BYTES];
 
 /// RX queue's index.
 pub const RX: usize = 0;
@@ -28,66 +28,12 @@ pub const TX: usize = 1;
 /// Event queue's index.
 pub const EVENT: usize = 2;
 
-/// What went over the rings.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Packets put on the TX ring.
-    pub tx_packets: u64,
-    /// Payload bytes in them.
-    pub tx_bytes: u64,
-    /// Packets taken from the RX ring.
-    pub rx_packets: u64,
-    /// Payload bytes in them.
-    pub rx_bytes: u64,
-    /// Times the TX queue was kicked.
-    pub tx_kicks: u64,
-    /// Times the RX queue was kicked.
-    pub rx_kicks: u64,
-    /// CREDIT_UPDATE packets received.
-    pub rx_credit_updates: u64,
-    /// CREDIT_UPDATE packets sent.
-    pub tx_credit_updates: u64,
-    /// RST packets for connections that we do not know.
-    pub stray_resets: u64,
-    /// Late packets for connections that this side has ended: legal, answered with RST.
-    pub late_packets: u64,
-    /// REQUESTs from the host: nobody listens here, answered with RST.
-    pub host_requests: u64,
-    /// Times RX was stopped because too many replies waited.
-    pub rx_stops: u64,
-}
-
-/// The payload of a packet to send.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Payload<'a> {
-    /// Copied in, as a kernel does.
-    Bytes(&'a [u8]),
-    /// That many bytes of whatever lies in the slot: the guest's copy costs nothing.
-    InPlace(usize),
-}
-
-impl Payload<'_> {
-    pub(crate) fn len(self) -> usize {
-        match self {
-            Self::Bytes(bytes) => bytes.len(),
-            Self::InPlace(len) => len,
-        }
-    }
-}
-
 /// A packet that the device delivered. Its buffer is ours until [`Driver::release`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RxPacket {
     pub slot: u32,
     pub used: u32,
     pub header: Header,
-}
-
-#[derive(Debug)]
-struct RxSlot {
-    place: Place,
-    pieces: Vec<Piece>,
-    chain: Vec<Descriptor>,
 }
 
 /// The driver's rings and buffers.
@@ -345,7 +291,7 @@ impl Driver {
 
     fn parse(&mut self, slot: u32, used: u32) -> Result<RxPacket, ViolationKind> {
         if self.canaries {
-            self.check_canaries(slot)?;
+            self.rx_slots[slot as usize].check_canaries(&self.memory)?;
         }
         if (used as usize) < HEADER_BYTES {
             return Err(ViolationKind::NoHeader { len: used });
@@ -359,37 +305,10 @@ impl Driver {
         Ok(RxPacket { slot, used, header })
     }
 
-    fn check_canaries(&self, slot: u32) -> Result<(), ViolationKind> {
-        let slot = &self.rx_slots[slot as usize];
-        for piece in &slot.pieces {
-            let mut gap = [0; GAP_BYTES];
-            self.memory.read(slot.place.offset + piece.offset + piece.len, &mut gap);
-            if gap != CANARY {
-                self.memory.write(slot.place.offset + piece.offset + piece.len, &CANARY);
-                return Err(ViolationKind::WroteOutsideBuffer);
-            }
-        }
-        Ok(())
-    }
-
     /// Copies bytes of a received packet, from `skip` bytes behind its start.
     #[inline]
-    pub(crate) fn copy_out(&self, slot: u32, mut skip: usize, mut to: &mut [u8]) {
-        let slot = &self.rx_slots[slot as usize];
-        for piece in &slot.pieces {
-            if to.is_empty() {
-                return;
-            }
-            if skip >= piece.len {
-                skip -= piece.len;
-                continue;
-            }
-            let len = to.len().min(piece.len - skip);
-            let (now, rest) = to.split_at_mut(len);
-            self.memory.read(slot.place.offset + piece.offset + skip, now);
-            to = rest;
-            skip = 0;
-        }
+    pub(crate) fn copy_out(&self, slot: u32, skip: usize, to: &mut [u8]) {
+        self.rx_slots[slot as usize].copy_out(&self.memory, skip, to);
     }
 
     /// Gives a packet's buffer back; it is made available again by [`Self::refill`].
@@ -474,59 +393,10 @@ impl Driver {
     }
 }
 
-impl RxSlot {
-    fn allocate(
-        memory: &mut GuestMemory,
-        options: &Options,
-        index: usize,
-    ) -> Result<Self, MemoryError> {
-        let place = memory.allocate(options.layout.rx.slot_bytes())?;
-        let pieces = options.layout.rx.pieces(index);
-        for piece in &pieces {
-            memory.write(place.offset + piece.offset + piece.len, &CANARY);
-        }
-        let chain = pieces.iter().map(|piece| descriptor(place, *piece, DESC_WRITE)).collect();
-        Ok(Self { place, pieces, chain })
-    }
-}
-
-#[inline]
-fn descriptor(place: Place, piece: Piece, flags: u16) -> Descriptor {
-    let len = u32::try_from(piece.len).unwrap_or(u32::MAX);
-    Descriptor { address: place.address + piece.offset as u64, len, flags, next: 0 }
-}
-
 fn add_event_buffer(ring: &mut Ring, memory: &GuestMemory, place: Place, token: u32) {
     let buffer =
         Descriptor { address: place.address, len: limits::EVENT_BYTES, flags: DESC_WRITE, next: 0 };
     ring.add(memory, &[buffer], place, token);
-}
-
-/// Writes header and payload over the pieces, in their order.
-#[inline]
-fn scatter(
-    memory: &GuestMemory,
-    place: Place,
-    pieces: &[Piece],
-    header: &[u8],
-    payload: Payload<'_>,
-) {
-    let mut header = header;
-    let mut payload = match payload {
-        Payload::Bytes(bytes) => bytes,
-        Payload::InPlace(_) => &[],
-    };
-    for piece in pieces {
-        let mut at = place.offset + piece.offset;
-        let mut room = piece.len;
-        for source in [&mut header, &mut payload] {
-            let (now, later) = source.split_at(source.len().min(room));
-            memory.write(at, now);
-            *source = later;
-            at += now.len();
-            room -= now.len();
-        }
-    }
 }
 
 /// Writes to a kick eventfd.

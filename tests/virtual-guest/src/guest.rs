@@ -13,7 +13,7 @@ use outsock_core::address::{Cid, VsockPort};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::connection::{ConnectError, Connection};
-use crate::driver::{Driver, Stats};
+use crate::driver::Driver;
 use crate::event::Event;
 use crate::frontend::{Frontend, FrontendError};
 use crate::limits;
@@ -21,6 +21,7 @@ use crate::machine::Plugged;
 use crate::memory::{GuestMemory, MemoryError};
 use crate::options::Options;
 use crate::stack::{CallError, Stack};
+use crate::stats::Stats;
 use crate::violation::Violation;
 use crate::worker::{Shared, epoll, lock};
 

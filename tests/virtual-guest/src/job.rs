@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use outsock_core::packet::HEADER_BYTES;
 
-use crate::driver::{Payload, RxPacket};
+use crate::buffer::Payload;
+use crate::driver::RxPacket;
 use crate::limits::{self, PACKET_PAYLOAD_BYTES_MAX};
 use crate::pattern;
 use crate::socket::{Failure, State};

@@ -2,7 +2,7 @@
 //!
 //! in: the length of a payload; out: pieces, relative to the start of a buffer slot. Pure. Kept:
 //! pieces never overlap, and every slot's pieces fit into [`TX_SLOT_BYTES`] or
-//! [`RxLayout::slot_bytes`]. Bound: [`limits::CHAIN_DESCRIPTORS_MAX`] pieces per buffer.
+//! its RX slot. Bound: [`limits::CHAIN_DESCRIPTORS_MAX`] pieces per buffer.
 
 use outsock_core::packet::HEADER_BYTES;
 

@@ -27,9 +27,10 @@
 //! | [`operation`] | the same as a list of operations, for fuzz targets |
 //! | [`layout`], [`options`] | which kernel to play |
 //! | [`violation`] | what a gateway must not do |
-//! | `worker`, `stack`, `receive`, `socket`, `job` | the vsock stack |
-//! | `driver`, [`ring`], [`memory`], [`frontend`] | virtqueues in shared memory, vhost-user |
+//! | `worker`, `turn`, `stack`, `receive`, `socket`, `job` | the vsock stack |
+//! | `driver`, `buffer`, [`ring`], [`memory`], [`frontend`] | virtqueues in shared memory, vhost-user |
 
+mod buffer;
 pub mod connection;
 mod driver;
 pub mod event;
@@ -49,12 +50,14 @@ pub mod ring;
 pub mod rpc;
 mod socket;
 mod stack;
+pub mod stats;
 mod tombstone;
+mod turn;
 pub mod violation;
 mod worker;
 
 pub use connection::{ConnectError, Connection, Running};
-pub use driver::{EVENT, RX, Stats, TX};
+pub use driver::{EVENT, RX, TX};
 pub use event::{Event, Ready};
 pub use guest::{GuestError, OpenOptions, VirtualGuest};
 pub use job::{Content, StreamError, Transfer};
@@ -62,4 +65,5 @@ pub use layout::{Layout, RxLayout, TxLayout};
 pub use operation::Operation;
 pub use options::{CreditRule, Options, PacketLimit, TxInterrupts};
 pub use raw::RawGuest;
+pub use stats::Stats;
 pub use violation::{Violation, ViolationKind};

@@ -207,7 +207,7 @@ impl Operation {
         let queue = bytes.u8();
         let indirect = bytes.u8() < 100;
         // Mostly short ones.
-        let count = 1 + (usize::from(bytes.u8()) % CHAIN_MAX >> (bytes.u8() % 6));
+        let count = 1 + ((usize::from(bytes.u8()) % CHAIN_MAX) >> (bytes.u8() % 6));
         Self::Chain {
             queue,
             indirect,

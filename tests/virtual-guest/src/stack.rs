@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use outsock_core::address::{Cid, ConnectionKey, VsockPort};
 use outsock_core::packet::{Header, Op, Shutdown};
 
-use crate::driver::{Driver, Payload};
+use crate::buffer::Payload;
+use crate::driver::Driver;
 use crate::event::{Event, Ready};
 use crate::job::Job;
 use crate::limits;
@@ -23,7 +24,7 @@ use crate::socket::{BOTH, Failure, Socket, State};
 use crate::tombstone::{EndedBy, Tombstones};
 
 /// The first port that is not privileged (Linux: `LAST_RESERVED_PORT` is 1023).
-const FIRST_PORT: u32 = 1024;
+pub(crate) const FIRST_PORT: u32 = 1024;
 
 /// Names a socket. The generation tells it from later ones in the same slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -74,9 +75,9 @@ pub(crate) struct Stack {
     free: Vec<u32>,
     generation: u32,
     table: Table,
-    timers: BinaryHeap<Reverse<(Instant, u32, u32)>>,
-    next_port: u32,
-    room_waiters: VecDeque<u32>,
+    pub(crate) timers: BinaryHeap<Reverse<(Instant, u32, u32)>>,
+    pub(crate) next_port: u32,
+    pub(crate) room_waiters: VecDeque<u32>,
     ready: VecDeque<u32>,
     events: Arc<Condvar>,
     /// Set once the guest is of no use any more.
@@ -439,100 +440,5 @@ impl Stack {
             socket.job = None;
         }
         self.free_if_unneeded(index);
-    }
-
-    // === time and the driver thread ===
-
-    fn set_timer(&mut self, index: u32, deadline: Instant) {
-        let generation = self.at(index).map_or(0, |socket| socket.generation);
-        self.timers.push(Reverse((deadline, index, generation)));
-    }
-
-    /// The earliest deadline.
-    pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.timers.peek().map(|Reverse((deadline, ..))| *deadline)
-    }
-
-    /// After a reboot ports start from the first again.
-    pub(crate) fn restart_ports(&mut self) {
-        self.next_port = FIRST_PORT;
-        self.room_waiters.clear();
-    }
-
-    /// Whether the driver thread, asleep, would miss the next deadline.
-    pub(crate) fn oversleeps(&self) -> bool {
-        match (self.sleeps_until, self.next_deadline()) {
-            (Some(None), Some(_)) => true,
-            (Some(Some(until)), Some(deadline)) => deadline < until,
-            _ => false,
-        }
-    }
-
-    pub(crate) fn run_timers(&mut self, now: Instant) {
-        while let Some(Reverse((deadline, index, generation))) = self.timers.peek().copied() {
-            if deadline > now {
-                return;
-            }
-            self.timers.pop();
-            let id = SocketId { index, generation };
-            let Some(socket) = self.get(id) else { continue };
-            match socket.state {
-                State::Connecting { deadline } if deadline <= now => {
-                    let key = socket.key;
-                    self.driver.retain_waiting(|header| {
-                        (header.src_port, header.dst_port) != (key.guest, key.host)
-                    });
-                    self.fail(index, Failure::TimedOut, EndedBy::Guest);
-                }
-                State::Closing { deadline } if deadline <= now => {
-                    self.send_op(index, Op::Rst, false);
-                    self.end(index, EndedBy::Guest);
-                }
-                State::Connecting { .. }
-                | State::Closing { .. }
-                | State::Connected
-                | State::Done => {}
-            }
-        }
-    }
-
-    /// Takes sent packets back, sends what waited, wakes who waits for room.
-    pub(crate) fn reclaim(&mut self) -> bool {
-        let count = self.driver.reclaim();
-        let flushed = self.driver.flush();
-        let mut woken = 0;
-        while woken < self.driver.room() {
-            let Some(index) = self.room_waiters.pop_front() else { break };
-            woken += 1;
-            if let Some(socket) = self.at(index) {
-                socket.waits_for_room = false;
-                self.touch(index, Ready::WRITABLE);
-            }
-        }
-        count > 0 || flushed || woken > 0
-    }
-
-    /// One turn of the driver thread; true when something moved.
-    pub(crate) fn pass(&mut self, now: Instant) -> bool {
-        if self.paused || self.gone.is_some() {
-            return false;
-        }
-        self.driver.disarm();
-        let mut progress = self.reclaim();
-        progress |= self.receive();
-        self.run_timers(now);
-        progress |= self.run_jobs();
-        self.driver.flush();
-        self.driver.kick_tx();
-        progress
-    }
-
-    /// Before the driver thread sleeps; true when it must not.
-    pub(crate) fn arm(&mut self) -> bool {
-        if self.paused || self.gone.is_some() {
-            return false;
-        }
-        let waits = !self.room_waiters.is_empty();
-        self.driver.arm(waits)
     }
 }

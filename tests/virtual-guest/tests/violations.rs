@@ -63,6 +63,10 @@ fn a_new_kernel_resets_with_enobufs() {
     let number = BREACHES.iter().position(|b| *b == Breach::ManyPackets).unwrap();
     let mut bad = guest.open(port::BREAKS + u32::try_from(number).unwrap()).unwrap();
     bad.write_all(b"break it").unwrap();
+    // Nobody reads meanwhile: the answer here comes behind all packets there.
+    let mut good = guest.open(port::ECHO).unwrap();
+    good.write_all(b"x").unwrap();
+    good.read_exact(&mut [0]).unwrap();
     let error = bad.read_to_end(&mut Vec::new()).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(105));
 }

@@ -8,96 +8,39 @@
     unreachable_pub,
     missing_debug_implementations,
     clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
     clippy::unwrap_used,
     reason = "a part of every test binary, which each use their own part of it"
 )]
 
+mod rules;
+mod run;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, RwLock};
-use std::thread::JoinHandle;
+use std::sync::Mutex;
 
 use outsock_core::address::{Cid, VsockPort};
 use outsock_core::packet::{HEADER_BYTES, Header, Op, Shutdown};
 use outsock_virtual_guest::pattern;
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
-use vhost_user_backend::{VhostUserBackendMut, VhostUserDaemon, VringRwLock, VringT};
+use vhost_user_backend::{VhostUserBackendMut, VringRwLock, VringT};
 use virtio_queue::{QueueOwnedT, QueueT};
 use vm_memory::{
     Bytes, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryLoadGuard, GuestMemoryMmap,
 };
 use vmm_sys_util::epoll::EventSet;
-use vmm_sys_util::event::{
-    EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
-};
+use vmm_sys_util::event::{EventConsumer, EventNotifier};
 
-/// What a connection to a port is for.
-pub mod port {
-    /// Sends everything back; mirrors half-close.
-    pub const ECHO: u32 = 7;
-    /// Takes everything.
-    pub const DISCARD: u32 = 9;
-    /// Sends the pattern, as much as credit allows, until the guest stops it.
-    pub const SOURCE: u32 = 19;
-    /// Never answers.
-    pub const SILENT: u32 = 20;
-    /// Sends a megabyte of pattern, then SHUTDOWN of both halves.
-    pub const MEGABYTE: u32 = 21;
-    /// Sends three bytes, then RST.
-    pub const RESETS: u32 = 22;
-    /// Never answers SHUTDOWN with RST.
-    pub const LINGERS: u32 = 23;
-    /// Does not take what it is sent: credit runs out.
-    pub const STALLS: u32 = 24;
-    /// Breaks the rule of that number on the first data packet.
-    pub const BREAKS: u32 = 100;
-}
-
-/// Rules that can be broken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Breach {
-    UsedTwice,
-    UsedMadeUp,
-    UsedTooLong,
-    LengthMismatch,
-    WrongCid,
-    NeverOpened,
-    AfterRst,
-    BeyondCredit,
-    ManyPackets,
-    FwdCntAhead,
-    FwdCntBack,
-    SecondResponse,
-    DataAfterShutdown,
-    BadOp,
-    EmptyRw,
-    OutsideBuffer,
-}
-
-pub const BREACHES: [Breach; 16] = [
-    Breach::UsedTwice,
-    Breach::UsedMadeUp,
-    Breach::UsedTooLong,
-    Breach::LengthMismatch,
-    Breach::WrongCid,
-    Breach::NeverOpened,
-    Breach::AfterRst,
-    Breach::BeyondCredit,
-    Breach::ManyPackets,
-    Breach::FwdCntAhead,
-    Breach::FwdCntBack,
-    Breach::SecondResponse,
-    Breach::DataAfterShutdown,
-    Breach::BadOp,
-    Breach::EmptyRw,
-    Breach::OutsideBuffer,
-];
+pub use rules::{BREACHES, Breach, port};
+#[allow(unused_imports, reason = "see the top of this file")]
+pub use run::{Backend, EVENT_IDX, INDIRECT};
 
 pub const CID: u64 = 42;
 const BUF_ALLOC: u32 = 256 * 1024;
 const MEGABYTE: u64 = 1 << 20;
+/// Bytes that a kernel accounts for a packet beside its payload, generously.
+const PACKET_COST: usize = 832;
 
 type Key = (u32, u32);
 
@@ -114,6 +57,8 @@ struct Connection {
     sent: u32,
     peer_buf_alloc: u32,
     peer_fwd_cnt: u32,
+    /// `sent` at the end of each packet that the guest has not read to its end.
+    in_flight: VecDeque<u32>,
     end: Option<Op>,
 }
 
@@ -214,6 +159,7 @@ impl Device {
                 sent: 0,
                 peer_buf_alloc: header.buf_alloc,
                 peer_fwd_cnt: header.fwd_cnt,
+                in_flight: VecDeque::new(),
                 end,
             },
         );
@@ -322,7 +268,14 @@ impl Device {
     fn data_packet(&mut self, key: Key, room: usize) -> Option<Packet> {
         let c = self.connections.get_mut(&key)?;
         let in_flight = c.sent.wrapping_sub(c.peer_fwd_cnt);
-        let credit = c.peer_buf_alloc.saturating_sub(in_flight) as usize;
+        let mut credit = c.peer_buf_alloc.saturating_sub(in_flight) as usize;
+        while c.in_flight.front().is_some_and(|end| end.wrapping_sub(c.peer_fwd_cnt) as i32 <= 0) {
+            c.in_flight.pop_front();
+        }
+        // New kernels reset a connection with too many packets, whatever their bytes.
+        if (c.in_flight.len() + 2) * PACKET_COST > c.peer_buf_alloc as usize {
+            credit = 0;
+        }
         let len = room.saturating_sub(HEADER_BYTES).min(credit);
         let payload: Vec<u8> = if c.source > 0 {
             let len = len.min(usize::try_from(c.source).unwrap_or(usize::MAX));
@@ -339,6 +292,7 @@ impl Device {
         };
         c.sent = c.sent.wrapping_add(payload.len() as u32);
         if !payload.is_empty() {
+            c.in_flight.push_back(c.sent);
             let header = self.header(key, Op::Rw, payload.len());
             return Some(Packet { header, payload, breach: None });
         }
@@ -501,74 +455,5 @@ impl VhostUserBackendMut for Device {
     ) -> io::Result<()> {
         self.work(vrings);
         Ok(())
-    }
-}
-
-/// A running backend. It serves one guest after the other until it is dropped.
-pub struct Backend {
-    pub path: PathBuf,
-    stop: Arc<std::sync::atomic::AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-    _dir: tempfile::TempDir,
-}
-
-pub const EVENT_IDX: u64 = 1 << 29;
-pub const INDIRECT: u64 = 1 << 28;
-const BASE_FEATURES: u64 = 1 << 32 | 1 << 30;
-
-impl Backend {
-    pub fn start() -> Self {
-        Self::with(EVENT_IDX | INDIRECT, 3)
-    }
-
-    pub fn with(features: u64, queues: usize) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("vsock.sock");
-        let mut listener = vhost::vhost_user::Listener::new(&path, true).unwrap();
-        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || {
-            while !stopped.load(std::sync::atomic::Ordering::SeqCst) {
-                serve(&mut listener, features | BASE_FEATURES, queues);
-            }
-        });
-        Self { path, stop, thread: Some(thread), _dir: dir }
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Drop for Backend {
-    fn drop(&mut self) {
-        self.stop.store(true, std::sync::atomic::Ordering::SeqCst);
-        // Wakes `accept`; the connection ends at once.
-        drop(std::os::unix::net::UnixStream::connect(&self.path));
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-fn serve(listener: &mut vhost::vhost_user::Listener, offers: u64, queues: usize) {
-    let exit = new_event_consumer_and_notifier(EventFlag::NONBLOCK).unwrap();
-    let device = Arc::new(RwLock::new(Device {
-        memory: None,
-        event_idx: false,
-        offers,
-        queues,
-        connections: BTreeMap::new(),
-        control: VecDeque::new(),
-        turn: 0,
-        exit: Mutex::new(Some(exit)),
-    }));
-    let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
-    let mut daemon = VhostUserDaemon::new("test-backend".to_owned(), device, memory).unwrap();
-    daemon.start(listener).unwrap();
-    // How a guest hangs up is its own business.
-    let _ = daemon.wait();
-    for handler in daemon.get_epoll_handlers() {
-        handler.send_exit_event();
     }
 }
