@@ -19,7 +19,7 @@ pub(crate) enum Call {
     Duplicate,
     EpollCreate,
     /// 32-bit x86's one call for all of them; the first argument says which.
-    SocketCall,
+    Multiplexed,
 }
 
 /// What happens to a call that a row names.
@@ -126,7 +126,7 @@ pub(crate) const TRAPS: &[Trap] = &[
         x86_64: None,
         i386: Some(102),
         tests: &[Test::AtLeast(0, 3)],
-        verdict: Verdict::Ask(Call::SocketCall),
+        verdict: Verdict::Ask(Call::Multiplexed),
     },
 ];
 

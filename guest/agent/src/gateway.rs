@@ -169,9 +169,9 @@ impl Link {
             if outcome == Err(RpcError::Disconnected) {
                 mailbox.post(Event::Lost(number));
             }
-            let verdict = outcome.map_err(|error| errno_of(&error)).and_then(|bytes| {
+            let verdict = outcome.map_err(|error| errno_of(&error)).map(|bytes| {
                 // The connection is there even when its name is not understood.
-                Ok(ConnectReply::decode(&bytes).unwrap_or(ConnectReply { local: None }))
+                ConnectReply::decode(&bytes).unwrap_or(ConnectReply { local: None })
             });
             mailbox.post(Event::Verdict(token, verdict));
         });

@@ -111,7 +111,7 @@ fn typed(raw: &RawNotification) -> Option<Notification> {
     let call = filter::call_of(raw.data.arch, raw.data.number.cast_unsigned())?;
     let (id, thread, arguments) = (raw.id, raw.thread, raw.data.arguments);
     match call {
-        Call::SocketCall => socket_call(id, thread, arguments),
+        Call::Multiplexed => socket_call(id, thread, arguments),
         Call::Connect
         | Call::SocketName
         | Call::PeerName

@@ -286,10 +286,10 @@ fn patch(name: i32, value: &mut [u8], state: State) {
                 };
             }
         }
-        libc::TCP_MAXSEG if matches!(state, State::Connected { .. }) => {
-            if value == MSS_UNKNOWN.to_ne_bytes() {
-                value.copy_from_slice(&MSS_USUAL.to_ne_bytes());
-            }
+        libc::TCP_MAXSEG
+            if matches!(state, State::Connected { .. }) && value == MSS_UNKNOWN.to_ne_bytes() =>
+        {
+            value.copy_from_slice(&MSS_USUAL.to_ne_bytes());
         }
         _ => {}
     }

@@ -167,7 +167,7 @@ impl Supervisor {
             Call::SetOption => self.on_set_option(notification),
             Call::Duplicate => self.on_duplicate(notification, now),
             Call::EpollCreate => self.on_epoll_create(notification, now),
-            Call::SocketCall => Ok(Answer::Native),
+            Call::Multiplexed => Ok(Answer::Native),
         };
         // What cannot be looked at (a bad descriptor, a process that just died) is the kernel's to
         // refuse, in its own words. The worst that a native connect can reach is the guest's own TCP.

@@ -190,7 +190,7 @@ def test_very_slow():
     with tcp("VERY_SLOW") as sock:
         start = time.monotonic()
         equal(raw_connect(sock, where("VERY_SLOW")), 0)
-        assert 31 < time.monotonic() - start < 36
+        assert 31 < time.monotonic() - start < 40
         echo(sock)
 
 
@@ -769,7 +769,9 @@ def storm(restart, rounds=100):
     handler = Handler(signal.SIGALRM, restart)
     signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
     try:
-        for _ in range(rounds):
+        start, done = time.monotonic(), 0
+        while done < rounds or time.monotonic() - start < 0.1:
+            done += 1
             sock = tcp()
             result = raw_connect(sock, where("FAR"))
             if result == errno.EINTR:
