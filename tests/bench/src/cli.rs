@@ -28,7 +28,7 @@ A peer: cargo install vhost-device-vsock --version 0.3.0 --root DIR";
 
 /// Measures outsock and prints a Markdown table; progress goes to standard error.
 #[derive(Debug, Parser)]
-#[command(name = "outsock-bench", version, after_help = TEACHES, subcommand_negates_reqs = true)]
+#[command(name = "outsock-bench", version, after_help = TEACHES, subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
 pub(crate) struct Cli {
     /// Measure only these parts (all, unless named)
     #[arg(value_enum, value_name = "PART")]
@@ -72,6 +72,10 @@ pub(crate) struct Cli {
     #[arg(long)]
     pub(crate) keep: bool,
 
+    /// Do the work, below the supervisor
+    #[arg(long, hide = true)]
+    pub(crate) supervised: bool,
+
     #[command(subcommand)]
     pub(crate) task: Option<Task>,
 }
@@ -94,9 +98,6 @@ pub(crate) enum Part {
 /// This program's other processes.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Task {
-    /// Do the work, below the supervisor.
-    #[command(hide = true)]
-    Measure,
     /// Be the far end.
     #[command(hide = true)]
     Serve {

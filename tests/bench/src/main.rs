@@ -39,7 +39,7 @@ fn main() -> ExitCode {
     let outcome = match &cli.task {
         Some(Task::Serve { unix }) => server::serve(unix),
         Some(Task::Client { to, case }) => client::main(to, case),
-        Some(Task::Measure) => run::run(&cli),
+        None if cli.supervised => run::run(&cli),
         None => return supervise::supervise(),
     };
     match outcome {

@@ -20,7 +20,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Exit status after Ctrl-C, as shells give it.
 const EXIT_INTERRUPTED: u8 = 130;
 
-/// Runs this program again with the command `measure`, and cleans up behind it.
+/// Runs this program again with `--supervised`, and cleans up behind it.
 pub(crate) fn supervise() -> ExitCode {
     match run() {
         Ok(Some(status)) => {
@@ -47,8 +47,8 @@ fn run() -> Result<Option<ExitStatus>> {
         eprintln!("files are in {}", folder.path().display());
     }
     let mut child = Command::new(std::env::current_exe()?)
+        .arg("--supervised")
         .args(std::env::args_os().skip(1))
-        .arg("measure")
         // Every temporary file of this and of the libraries below goes there.
         .env("TMPDIR", folder.path())
         .process_group(0)
