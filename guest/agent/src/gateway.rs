@@ -62,6 +62,7 @@ impl Session {
         let deadline = Instant::now() + timeout;
         let unreachable = |error| OpenError::Unreachable { error };
         let stream = dialer.control(timeout).map_err(unreachable)?;
+        set_send_timeout(&stream).map_err(unreachable)?;
         let watch = stream.try_clone().map_err(unreachable)?;
         // The handshake blocks without limit, so it runs aside; ending the stream ends it too.
         let (sender, receiver) = sync_channel(1);
@@ -89,6 +90,13 @@ impl Session {
     pub(crate) fn hello(&self) -> &Hello {
         &self.hello
     }
+}
+
+/// The loop writes calls itself: a gateway that has stopped reading must not stop it.
+fn set_send_timeout(stream: &OwnedFd) -> io::Result<()> {
+    let seconds = i64::try_from(limits::GATEWAY_SEND.as_secs()).unwrap_or(1);
+    let value: Vec<u8> = [seconds, 0].into_iter().flat_map(i64::to_ne_bytes).collect();
+    sys::socket::set_option(stream.as_fd(), libc::SOL_SOCKET, libc::SO_SNDTIMEO, &value)
 }
 
 fn greet(stream: OwnedFd) -> Result<(Binding, Hello), RpcError> {

@@ -55,6 +55,10 @@ pub(crate) const GATEWAY_PING_AFTER: Duration = Duration::from_secs(1);
 /// a paused virtual machine or a stopped gateway may come back.
 pub(crate) const GATEWAY_PING_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long one write of a call may take. A call is 50 bytes and the stream's window 256 KiB, so it
+/// takes no time unless the gateway has stopped reading with thousands of calls under way.
+pub(crate) const GATEWAY_SEND: Duration = Duration::from_secs(2);
+
 /// How long the kernel keeps a vsock connect alive (SO_VM_SOCKETS_CONNECT_TIMEOUT; its default is
 /// 2 s). Longer than any dial: TCP itself gives up after about 130 s, and the gateway has limits of
 /// its own; this only bounds what a lost gateway leaves behind.

@@ -12,7 +12,9 @@
 //! | [`filter`] | which system calls are trapped: one table, translated to BPF |
 //! | [`notify`] | held calls and their answers |
 //! | [`supervisor`] | the loop that answers every held call |
-//! | [`connect`] | connect(): decide, start, replace, answer |
+//! | [`connect`] | connect(): what it leads to |
+//! | [`held`] | connects that wait, from start to answer |
+//! | [`replace`] | the program's socket becomes the data connection, and back |
 //! | [`names`] | getsockname(), getpeername() |
 //! | [`options`] | getsockopt(), setsockopt() |
 //! | [`descriptors`] | dup() and relatives, epoll_create() |
@@ -36,6 +38,7 @@ mod dial;
 mod epoll;
 mod filter;
 mod gateway;
+mod held;
 mod limits;
 mod log;
 mod mailbox;
@@ -44,6 +47,7 @@ mod notify;
 mod options;
 mod proc;
 mod processes;
+mod replace;
 mod route;
 mod run;
 mod supervisor;

@@ -186,6 +186,10 @@ impl Supervisor {
         let process = self.processes.of(notification.thread)?;
         let file = process.copy_descriptor(notification.descriptor(0))?;
         let inode = sys::file::identity(file.as_fd())?.inode;
+        // Had the caller died, its number could already be another thread's.
+        if !self.listener.is_waiting(notification.id) {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
         Ok(Subject { process, file, inode })
     }
 

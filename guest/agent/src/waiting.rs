@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use outsock_vmrpc::socket::Token;
 
-use crate::connect::First;
+use crate::held::First;
 use crate::limits;
 use crate::notify::Notification;
 use crate::proc::Status;
