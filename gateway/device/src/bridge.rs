@@ -302,3 +302,6 @@ impl AsyncWrite for BridgeStream {
         Poll::Ready(Ok(()))
     }
 }
+
+#[cfg(test)]
+mod tests;
