@@ -71,7 +71,7 @@ impl Glob {
     pub(super) fn file_name(&self) -> Option<&str> {
         let literal = self.0.rsplit(['*', '?']).next().unwrap_or_default();
         let whole = literal.len() == self.0.len();
-        literal.rsplit_once('/').map(|(_, name)| name).or(whole.then_some(literal))
+        literal.rsplit_once('/').map(|(_, name)| name).or_else(|| whole.then_some(literal))
     }
 
     fn checked(text: &str) -> Result<Self, BadPattern> {
@@ -176,7 +176,7 @@ impl FromStr for DomainPattern {
         }
         let text = text.strip_suffix('.').unwrap_or(text);
         // What the stars stand for is no concern here, only that the rest may be part of a name.
-        let plain = text.replace('*', "x").replace('?', "x");
+        let plain = text.replace(['*', '?'], "x");
         if text == "*" || canonical_name(&plain).is_some() {
             Ok(Self::Glob(Glob(text.to_ascii_lowercase().into())))
         } else {
