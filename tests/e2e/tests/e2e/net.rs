@@ -1,0 +1,69 @@
+//! Net: the addresses that the guests of these tests know, and the rules that lead from them to the host.
+//!
+//! in: the servers' real addresses; out: a gateway configuration. Owner: nobody, plain data. Kept: guests
+//! see documentation addresses only (RFC 5737, RFC 3849), so nothing can leave this machine.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+
+/// The host that has all the services.
+pub(crate) const HOST: &str = "192.0.2.1";
+pub(crate) const HOST6: &str = "2001:db8::1";
+
+pub(crate) const ECHO: u16 = 7;
+pub(crate) const SINK: u16 = 9;
+pub(crate) const SOURCE: u16 = 19;
+pub(crate) const SSH: u16 = 22;
+pub(crate) const HTTP: u16 = 80;
+pub(crate) const HALF: u16 = 90;
+pub(crate) const ENDLESS: u16 = 91;
+pub(crate) const IPERF3: u16 = 5201;
+pub(crate) const GIT: u16 = 9418;
+/// Nobody listens there.
+pub(crate) const CLOSED: u16 = 100;
+/// Nobody answers there.
+pub(crate) const SILENT: u16 = 101;
+/// Refused by rules, each with the errno beside it.
+pub(crate) const REFUSED_BY_RULE: [(u16, &str); 5] = [
+    (111, "EACCES"),
+    (112, "ECONNREFUSED"),
+    (113, "EHOSTUNREACH"),
+    (114, "ENETUNREACH"),
+    (115, "ETIMEDOUT"),
+];
+/// No rule knows this host: the default.
+pub(crate) const STRANGER: &str = "198.51.100.1";
+
+/// How long the gateway dials, short enough for a test that waits for it.
+pub(crate) const DIAL_TIMEOUT_MS: u64 = 3000;
+
+/// One service: the port that guests know, and where it really is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Service {
+    pub(crate) host: &'static str,
+    pub(crate) port: u16,
+    pub(crate) target: SocketAddr,
+}
+
+/// Guests by name, CID and socket; rules for the services.
+pub(crate) fn config(guests: &[(&str, u32, String)], services: &[Service]) -> String {
+    let mut text = format!(
+        "[gateway]\ndial_timeout_ms = {DIAL_TIMEOUT_MS}\ndrain_timeout_ms = 5000\ndefault = \"EACCES\"\n\n"
+    );
+    for (name, cid, socket) in guests {
+        write!(text, "[[guest]]\nname = {name:?}\ncid = {cid}\nsocket = {socket:?}\n\n").unwrap();
+    }
+    for Service { host, port, target } in services {
+        let bits = if host.contains(':') { 128 } else { 32 };
+        write!(
+            text,
+            "[[route]]\nto = [\"{host}/{bits}\"]\nports = [{port}]\nvia = \"direct\"\ntarget = \"{target}\"\n\n"
+        )
+        .unwrap();
+    }
+    for (port, errno) in REFUSED_BY_RULE {
+        write!(text, "[[route]]\nto = [\"{HOST}/32\"]\nports = [{port}]\nrefuse = \"{errno}\"\n\n")
+            .unwrap();
+    }
+    text
+}
