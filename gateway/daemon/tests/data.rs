@@ -1,5 +1,7 @@
 //! Bytes arrive exactly, whatever their sizes and whatever the guest's buffers look like.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::io::{Read, Write};

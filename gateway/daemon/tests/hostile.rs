@@ -4,6 +4,8 @@
 //! The fuzz test runs a list of ring operations from a seed, for `OUTSOCK_FUZZ_SECONDS` (default
 //! 10). It prints the seed when it fails; `OUTSOCK_FUZZ_SEED` runs that one again.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 #[path = "common/operations.rs"]
 mod operations;
@@ -149,11 +151,13 @@ fn malformed_chains_come_back_and_harm_only_themselves() {
     scene.evil_can_start_over();
 }
 
+type MakePacket = Box<dyn Fn(&RawGuest) -> Vec<u8>>;
+
 #[test]
 fn malformed_packets_end_their_connection_only() {
     let mut scene = Scene::new();
     let mut raw = scene.raw();
-    let cases: Vec<(&str, Box<dyn Fn(&RawGuest) -> Vec<u8>>)> = vec![
+    let cases: Vec<(&str, MakePacket)> = vec![
         (
             "length beyond the chain",
             Box::new(|raw| header(raw, Op::Rw, 6000, VMRPC_PORT, 500).encode().to_vec()),

@@ -1,5 +1,7 @@
 //! Many connections, and ones that stall: the others do not notice, and nothing grows.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::io::{Read, Write};
