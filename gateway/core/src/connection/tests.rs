@@ -73,14 +73,13 @@ fn the_whole_table() {
     for state in states() {
         for input in inputs() {
             let Effects { next, host, owed } = state.on(input);
+            let (host, owed) = (format!("{host:?}"), format!("{owed:?}"));
             let next = next.map_or_else(|| "Gone".to_owned(), name);
             let _ = writeln!(
                 table,
                 "{:28} {:20} -> {next:28} host {host:15} guest {owed}",
                 name(state),
                 input_name(input),
-                host = format!("{host:?}"),
-                owed = format!("{owed:?}"),
             );
         }
     }

@@ -98,11 +98,11 @@ proptest! {
                     }
                     *entry = (got.v4, now, entry.2);
                 },
-                2 => if let Some(entry) = known.get_mut(&name) {
-                    if pool.lookup(IpAddr::V4(entry.0)) == Lookup::Name(&name) {
-                        pool.hold(&name);
-                        entry.2 += 1;
-                    }
+                2 => if let Some(entry) = known.get_mut(&name)
+                    && pool.lookup(IpAddr::V4(entry.0)) == Lookup::Name(&name)
+                {
+                    pool.hold(&name);
+                    entry.2 += 1;
                 },
                 _ => if let Some(entry) = known.get_mut(&name).filter(|entry| entry.2 > 0) {
                     pool.release(&name, now);
