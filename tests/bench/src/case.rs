@@ -107,6 +107,8 @@ impl Metric {
     /// The number with its unit.
     pub(crate) fn show(self, value: f64) -> String {
         match self {
+            // Three digits, whatever the size.
+            Self::Rate if value < 1e8 => format!("{:.1} MB/s", value / 1e6),
             Self::Rate => format!("{:.2} GB/s", value / 1e9),
             Self::GatewayCpu | Self::NearCpu | Self::FarCpu => format!("{value:.2} s/GB"),
             Self::Median | Self::Percentile99 => format!("{:.1} us", value * 1e6),

@@ -7,12 +7,13 @@ use anyhow::Result;
 use outsock_virtual_guest::Layout;
 
 use super::guest_of;
-use crate::case::Case;
+use crate::case::{Case, Metric};
 use crate::cli::Cli;
 use crate::contestant::{Contestant, Native, VirtualContestant, compete};
 use crate::lab::{self, Server, Way};
 use crate::limits;
 use crate::report::{Pair, PartReport};
+use crate::results::Results;
 
 /// Of the peer, with messages of 256 bytes.
 const RATIO_MIN_SMALL: f64 = 3.0;
@@ -52,7 +53,15 @@ pub(crate) fn measure(cli: &Cli, binary: &Path) -> Result<PartReport> {
             let (ours, theirs) =
                 (format!("outsock, {}", layout.name), format!("peer, {}", layout.name));
             let pair = Pair { guest: layout.name, ours: &ours, theirs: &theirs };
-            rows.extend(pair.rows(&results, case, target));
+            let mut of_case = pair.rows(&results, case, target);
+            let ceiling = ceiling(&results, case, &theirs);
+            for target in of_case.iter_mut().filter_map(|row| row.target.as_mut()) {
+                // Where client and server cannot be that fast, no gateway can.
+                if let Some(ceiling) = ceiling.filter(|_| !target.met) {
+                    target.text += &format!(" (native itself: {ceiling:.2})");
+                }
+            }
+            rows.extend(of_case);
         }
     }
     let native = Native::name_of(Way::Unix);
@@ -78,4 +87,10 @@ pub(crate) fn measure(cli: &Cli, binary: &Path) -> Result<PartReport> {
     )];
     let title = format!("Virtual guest: outsock against {name}, the same Unix socket behind both");
     Ok(PartReport { title, notes, rows, samples: results.into_series() })
+}
+
+/// How many times faster than the peer no gateway at all is.
+fn ceiling(results: &Results, case: Case, peer: &str) -> Option<f64> {
+    let native = results.median(Native::name_of(Way::Unix), case, Metric::Rate)?;
+    Some(native / results.median(peer, case, Metric::Rate)?)
 }
