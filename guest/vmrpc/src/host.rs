@@ -1,7 +1,7 @@
 //! The host side of VM RPC: a registry of host modules, and the server of one guest's stream.
 //!
 //! in: frames from a guest; out: replies, in the order in which calls end. Owner: one tokio task
-//! per stream reads frames and starts one task per call; one task writes replies. Kept: every call
+//! per stream reads frames and begins calls, one more per call that has to wait; one writes replies. Kept: every call
 //! gets exactly one reply while the stream lives; dropping the stream drops its calls, which is how
 //! a module learns that a caller is gone. Bounds: [`limits::CALLS_IN_FLIGHT_MAX`],
 //! [`limits::BINDINGS_PER_STREAM_MAX`], [`limits::REPLIES_QUEUED_MAX`], [`limits::MODULES_MAX`].
@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::task::Poll;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc};
@@ -255,8 +256,12 @@ impl Session<'_> {
                 self.reply(call, found.ok_or(RpcError::Host(Fault::NoSuchHandle))).await;
             }
             Body::Call { handle, function, arguments } => {
-                if let Err(fault) = self.start(call, handle, function, arguments) {
-                    self.reply(call, Err(RpcError::Host(fault))).await;
+                let ended = match self.start(call, handle, function, arguments).await {
+                    Ok(ended) => ended,
+                    Err(fault) => Some(Err(RpcError::Host(fault))),
+                };
+                if let Some(outcome) = ended {
+                    self.reply(call, outcome).await;
                 }
             }
             Body::Reply(_) => return Err(FrameError("a reply from a guest")),
@@ -277,13 +282,16 @@ impl Session<'_> {
         Ok(Bound { handle, version })
     }
 
-    fn start(
+    /// Begins a call, here and now, so that calls of one stream begin in the order in which they
+    /// came (a cancel behind its connect finds it); `None` when it has to wait for something, then
+    /// a task of its own goes on with it.
+    async fn start(
         &mut self,
         call: CallId,
         handle: Handle,
         function: u32,
         arguments: Vec<u8>,
-    ) -> Result<(), Fault> {
+    ) -> Result<Option<Result<Vec<u8>, RpcError>>, Fault> {
         let binding = self.bindings.get(&handle).ok_or(Fault::NoSuchHandle)?;
         if self.calls.len() >= limits::CALLS_IN_FLIGHT_MAX {
             return Err(Fault::TooMany);
@@ -291,18 +299,25 @@ impl Session<'_> {
         let registered = Arc::clone(&binding.registered);
         let version = binding.version;
         let caller = Arc::clone(&self.caller);
-        let replies = self.replies.clone();
-        self.calls.spawn(async move {
-            let outcome = tokio::select! {
+        let mut running = Box::pin(async move {
+            tokio::select! {
                 biased;
                 () = registered.until_gone() => Err(RpcError::Host(Fault::ModuleGone)),
                 result = registered.module.call(&caller, version, function, arguments) => {
                     result.map_err(rpc_error)
                 }
-            };
+            }
+        });
+        let first = std::future::poll_fn(|cx| Poll::Ready(running.as_mut().poll(cx))).await;
+        if let Poll::Ready(outcome) = first {
+            return Ok(Some(outcome));
+        }
+        let replies = self.replies.clone();
+        self.calls.spawn(async move {
+            let outcome = running.await;
             send_reply(&replies, call, outcome).await;
         });
-        Ok(())
+        Ok(None)
     }
 
     async fn reply(&self, call: CallId, outcome: Result<Vec<u8>, RpcError>) {
