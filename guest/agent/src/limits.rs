@@ -42,7 +42,7 @@ pub(crate) const EPOLL_CREATION: Duration = Duration::from_millis(200);
 pub(crate) const DUPLICATED_MAX: usize = 1024;
 
 /// How long `outsock run` looks for a gateway before it says that there is none.
-pub(crate) const GATEWAY_START: Duration = Duration::from_millis(2500);
+pub(crate) const GATEWAY_START: Duration = Duration::from_secs(2);
 
 /// Between two attempts to reach a gateway that went away.
 pub(crate) const GATEWAY_RETRY: Duration = Duration::from_secs(1);

@@ -123,12 +123,7 @@ impl Supervisor {
         loop {
             let now = Instant::now();
             let timeout = self.next_due().map(|due| due.saturating_duration_since(now));
-            let events = match self.poll.wait(timeout) {
-                Ok(events) => events,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => Vec::new(),
-                Err(error) => return Err(error),
-            };
-            for event in events {
+            for event in self.poll.wait(timeout)? {
                 let now = Instant::now();
                 match event.data {
                     FROM_LISTENER if event.events & READABLE != 0 => self.serve_one(now)?,

@@ -133,6 +133,15 @@ fn signals_are_passed_on() {
 }
 
 #[test]
+fn a_terminal_stops_continues_and_interrupts_it() {
+    let lab = Lab::new();
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs/terminal.py");
+    let output =
+        Command::new("python3").args([program, AGENT, &lab.gateway.option()]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
 fn killing_the_front_kills_the_command() {
     let lab = Lab::new();
     let mut child = lab

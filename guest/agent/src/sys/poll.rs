@@ -3,7 +3,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::check;
 
@@ -47,7 +47,8 @@ impl Epoll {
         control(self.as_fd(), libc::EPOLL_CTL_DEL, file, 0, 0)
     }
 
-    /// Waits for events, at most `timeout` (rounded up to milliseconds).
+    /// Waits for events, at most `timeout` (rounded up to milliseconds). Being stopped and continued
+    /// ends the wait early, with none.
     pub(crate) fn wait(&self, timeout: Option<Duration>) -> io::Result<Vec<Event>> {
         const BATCH: usize = 64;
         let milliseconds = timeout.map_or(-1, |timeout| {
@@ -64,7 +65,11 @@ impl Epoll {
                 milliseconds,
             )
         };
-        let n = usize::try_from(check(result)?).unwrap_or(0);
+        let n = match check(result) {
+            Ok(n) => usize::try_from(n).unwrap_or(0),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+            Err(error) => return Err(error),
+        };
         let read = |event: &MaybeUninit<libc::epoll_event>| {
             // SAFETY: the kernel has filled the first `n` events.
             let event = unsafe { event.assume_init() };
@@ -117,7 +122,16 @@ pub(crate) fn ready(file: BorrowedFd<'_>, events: u32) -> io::Result<u32> {
 pub(crate) fn wait_for(file: BorrowedFd<'_>, events: u32, timeout: Duration) -> io::Result<bool> {
     let set = Epoll::new()?;
     set.add(file, events, 0)?;
-    Ok(!set.wait(Some(timeout))?.is_empty())
+    let deadline = Instant::now() + timeout;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if !set.wait(Some(left))?.is_empty() {
+            return Ok(true);
+        }
+        if left.is_zero() {
+            return Ok(false);
+        }
+    }
 }
 
 /// A counter that wakes an epoll set.
