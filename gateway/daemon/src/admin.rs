@@ -1,87 +1,38 @@
-//! Admin socket: `outsock-gateway status` asks here.
+//! Admin socket: `status`, `reload` and `explain` ask here.
 //!
-//! in: one line, a JSON object `{"ask": "status"}`; out: one JSON object, then the end. Owner: one
-//! task; the socket is made with mode 0600, so only the gateway's user asks. Bounds:
-//! [`limits::ADMIN_REQUEST_BYTES_MAX`], [`limits::ADMIN_REQUEST_MS`], [`limits::ADMIN_CLIENTS_MAX`].
+//! in: one line, a JSON object such as `{"ask": "status"}`; out: one JSON object, then the end; it
+//! has a field `error` where the request failed. Owner: one task; the socket is made with mode 0600,
+//! so only the gateway's user asks. Bounds: [`limits::ADMIN_REQUEST_BYTES_MAX`],
+//! [`limits::ADMIN_REQUEST_MS`], [`limits::ADMIN_ANSWER_MS`], [`limits::ADMIN_CLIENTS_MAX`].
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
-use crate::guests::ServedGuest;
+use crate::explain::{Question, explain};
+use crate::gateway::{Gateway, ReloadError, Reloaded};
 use crate::limits;
+use crate::status::status;
 
 /// What a client asks.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "ask", rename_all = "lowercase", deny_unknown_fields)]
+#[serde(tag = "ask", rename_all = "lowercase")]
 pub(crate) enum Ask {
     /// The gateway's state.
     Status,
-}
-
-/// The answer to [`Ask::Status`]. Fields are only ever added.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Status {
-    pub(crate) version: String,
-    pub(crate) guests: Vec<GuestStatus>,
-}
-
-/// One guest. Counters grow since the gateway started, all but `connections` and `dials`.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct GuestStatus {
-    pub(crate) name: String,
-    pub(crate) cid: u64,
-    pub(crate) socket: String,
-    pub(crate) connections: u64,
-    pub(crate) dials: u64,
-    pub(crate) opened: u64,
-    pub(crate) dialled: u64,
-    pub(crate) dials_failed: u64,
-    pub(crate) refused_by_rule: u64,
-    pub(crate) bytes_from_guest: u64,
-    pub(crate) bytes_to_guest: u64,
-    pub(crate) misbehaved: u64,
-    pub(crate) forged_packets: u64,
-    pub(crate) bad_chains: u64,
-    pub(crate) broken_rings: u64,
-    pub(crate) notifications: u64,
-}
-
-fn status(guests: &[ServedGuest]) -> Status {
-    let guests = guests
-        .iter()
-        .map(|guest| {
-            let device = guest.device.handle().counters();
-            let dials = &guest.sockets.counters;
-            GuestStatus {
-                name: guest.config.name.clone(),
-                cid: guest.config.cid.0,
-                socket: guest.config.socket.display().to_string(),
-                connections: device.open.load(Relaxed),
-                dials: guest.sockets.dials_under_way() as u64,
-                opened: device.opened.load(Relaxed),
-                dialled: dials.dialled.load(Relaxed),
-                dials_failed: dials.failed.load(Relaxed),
-                refused_by_rule: dials.refused_by_rule.load(Relaxed),
-                bytes_from_guest: device.tx_bytes.load(Relaxed),
-                bytes_to_guest: device.rx_bytes.load(Relaxed),
-                misbehaved: device.misbehaved.load(Relaxed),
-                forged_packets: device.forged.load(Relaxed),
-                bad_chains: device.bad_chains.load(Relaxed),
-                broken_rings: device.broken_rings.load(Relaxed),
-                notifications: device.notifications.load(Relaxed),
-            }
-        })
-        .collect();
-    Status { version: env!("CARGO_PKG_VERSION").to_owned(), guests }
+    /// To read the configuration file again.
+    Reload,
+    /// Which rule decides.
+    Explain(Question),
 }
 
 /// Makes the socket. A dead gateway's is replaced, a living one's is not.
@@ -101,17 +52,16 @@ pub(crate) fn bind(path: &Path) -> std::io::Result<UnixListener> {
 }
 
 /// Answers until dropped.
-pub(crate) async fn serve(listener: UnixListener, guests: Arc<Vec<ServedGuest>>) {
+pub(crate) async fn serve(listener: UnixListener, gateway: Arc<Gateway>) {
     let clients = Arc::new(Semaphore::new(limits::ADMIN_CLIENTS_MAX));
     loop {
         let Ok(permit) = Arc::clone(&clients).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((client, _)) => {
-                let guests = Arc::clone(&guests);
+                let gateway = Arc::clone(&gateway);
                 tokio::spawn(async move {
-                    let limit = Duration::from_millis(limits::ADMIN_REQUEST_MS);
                     // A client that is slow or gone is its own problem.
-                    let _ = tokio::time::timeout(limit, answer(client, &guests)).await;
+                    let _ = answer(client, &gateway).await;
                     drop(permit);
                 });
             }
@@ -123,25 +73,72 @@ pub(crate) async fn serve(listener: UnixListener, guests: Arc<Vec<ServedGuest>>)
     }
 }
 
-async fn answer(client: UnixStream, guests: &[ServedGuest]) -> std::io::Result<()> {
+async fn answer(client: UnixStream, gateway: &Gateway) -> std::io::Result<()> {
     let (read, mut write) = client.into_split();
     let mut line = String::new();
-    tokio::io::BufReader::new(read.take(limits::ADMIN_REQUEST_BYTES_MAX))
-        .read_line(&mut line)
-        .await?;
-    let mut text = match serde_json::from_str(&line) {
-        Ok(Ask::Status) => serde_json::to_string(&status(guests))?,
-        Err(error) => serde_json::json!({ "error": error.to_string() }).to_string(),
+    let mut reader = tokio::io::BufReader::new(read.take(limits::ADMIN_REQUEST_BYTES_MAX));
+    let patience = Duration::from_millis(limits::ADMIN_REQUEST_MS);
+    tokio::time::timeout(patience, reader.read_line(&mut line)).await??;
+    let answer = match serde_json::from_str(&line) {
+        Ok(Ask::Status) => serde_json::to_value(status(gateway))?,
+        Ok(Ask::Reload) => outcome(reload(gateway).await)?,
+        Ok(Ask::Explain(question)) => {
+            let sockets = &gateway.sockets;
+            let policy = sockets.policy();
+            let names = Some(&*sockets.names);
+            outcome(explain(&policy, &sockets.own, names, &question).await)?
+        }
+        Err(error) => refusal(&error),
     };
+    let mut text = answer.to_string();
     text.push('\n');
-    write.write_all(text.as_bytes()).await
+    tokio::time::timeout(patience, write.write_all(text.as_bytes())).await?
 }
 
-/// Asks a running gateway for its status.
-pub(crate) fn ask_status(path: &Path) -> std::io::Result<Status> {
+/// Reads the configuration again, and logs what came of it.
+pub(crate) async fn reload(gateway: &Gateway) -> Result<Reloaded, ReloadError> {
+    let outcome = gateway.reload().await;
+    match &outcome {
+        Ok(done) => tracing::info!(
+            routes = done.routes,
+            guests_added = ?done.guests_added,
+            guests_removed = ?done.guests_removed,
+            "new configuration"
+        ),
+        Err(error) => tracing::error!(%error, "the old configuration stays"),
+    }
+    outcome
+}
+
+fn outcome<T: Serialize>(
+    result: Result<T, impl std::fmt::Display>,
+) -> Result<Value, serde_json::Error> {
+    match result {
+        Ok(value) => serde_json::to_value(value),
+        Err(error) => Ok(refusal(&error)),
+    }
+}
+
+fn refusal(error: &impl std::fmt::Display) -> Value {
+    serde_json::json!({ "error": error.to_string() })
+}
+
+/// Asks a running gateway.
+pub(crate) fn ask<T: DeserializeOwned>(path: &Path, ask: &Ask) -> anyhow::Result<T> {
+    let unreachable = |error| {
+        anyhow::anyhow!("no gateway answers at {}: {error}; is it running?", path.display())
+    };
+    let value = exchange(path, ask).map_err(unreachable)?;
+    if let Some(error) = value.get("error").and_then(Value::as_str) {
+        anyhow::bail!("{error}");
+    }
+    Ok(serde_json::from_value(value)?)
+}
+
+fn exchange(path: &Path, ask: &Ask) -> std::io::Result<Value> {
     let mut stream = std::os::unix::net::UnixStream::connect(path)?;
-    stream.set_read_timeout(Some(Duration::from_millis(limits::ADMIN_REQUEST_MS)))?;
-    let mut line = serde_json::to_string(&Ask::Status)?;
+    stream.set_read_timeout(Some(Duration::from_millis(limits::ADMIN_ANSWER_MS)))?;
+    let mut line = serde_json::to_string(ask)?;
     line.push('\n');
     stream.write_all(line.as_bytes())?;
     let mut answer = String::new();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::ADMIN_SOCKET;
+use crate::explain::Question;
 
 /// The host's side of outsock: serves the outsourced sockets of virtual machines.
 ///
@@ -20,7 +21,7 @@ pub(crate) struct Cli {
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 done, 1 failed, 64 a mistake in the configuration or on the command line.
-Logs go to standard error; RUST_LOG=debug shows each connection.
+Logs go to standard error; RUST_LOG=debug shows each connection. SIGHUP is a reload.
 
 Example:
   outsock-gateway run --config gateway.toml
@@ -36,8 +37,14 @@ pub(crate) enum Command {
     Run(Run),
     /// Check a configuration file and say what is wrong with it.
     Check(Check),
-    /// Show the guests of a running gateway and what they have moved.
+    /// Show the guests and connections of a running gateway.
     Status(Status),
+    /// Have a running gateway read its configuration again: all of it or, if it is bad, nothing.
+    Reload(Reload),
+    /// Say which rules a connection would meet, and which one would decide.
+    ///
+    /// Asks the running gateway, or with --config evaluates that file, without looking names up.
+    Explain(Explain),
 }
 
 #[derive(Debug, Args)]
@@ -68,4 +75,56 @@ pub(crate) struct Status {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Reload {
+    /// The admin socket of the gateway.
+    #[arg(long, default_value = ADMIN_SOCKET, conflicts_with = "config")]
+    pub(crate) admin_socket: PathBuf,
+    /// Take the admin socket from this configuration file.
+    #[arg(long, short)]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Explain {
+    /// Where the connection goes: NAME:PORT, ADDRESS:PORT or [ADDRESS]:PORT.
+    pub(crate) destination: String,
+    /// The guest that it comes from.
+    #[arg(long, short)]
+    pub(crate) guest: String,
+    /// The program in the guest.
+    #[arg(long)]
+    pub(crate) program: Option<String>,
+    /// The user in the guest: a number, or a name.
+    #[arg(long)]
+    pub(crate) user: Option<String>,
+    /// Datagrams instead of a TCP connection.
+    #[arg(long)]
+    pub(crate) udp: bool,
+    /// The admin socket of the gateway.
+    #[arg(long, default_value = ADMIN_SOCKET, conflicts_with = "config")]
+    pub(crate) admin_socket: PathBuf,
+    /// Evaluate this configuration file instead of asking a gateway.
+    #[arg(long, short)]
+    pub(crate) config: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl Explain {
+    /// As it is asked.
+    pub(crate) fn question(&self) -> Question {
+        let user_id = self.user.as_deref().and_then(|user| user.parse().ok());
+        Question {
+            guest: self.guest.clone(),
+            destination: self.destination.clone(),
+            program: self.program.clone(),
+            user_id,
+            user_name: self.user.clone().filter(|_| user_id.is_none()),
+            udp: self.udp,
+        }
+    }
 }

@@ -5,29 +5,41 @@
 //! what the file may say; unknown keys are errors. Bound: [`limits::CONFIG_BYTES_MAX`].
 
 mod error;
+mod guests;
 mod raw;
+mod routes;
 #[cfg(test)]
 mod tests;
+mod text;
+mod ways;
 
-use std::collections::HashMap;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use outsock_core::address::Cid;
-use outsock_core::route::{RouteTable, Rule, RuleAction, WayId};
-use outsock_vmrpc::Errno;
-use serde::Deserialize;
+use outsock_core::pool::{BadPool, Pool};
+use outsock_core::route::{Cidr, RouteTable};
 use toml::Spanned;
 
 pub(crate) use error::ConfigError;
 use error::Place;
+pub(crate) use guests::{Guest, GuestLimits, Resolve};
+pub(crate) use routes::RouteDetail;
+pub(crate) use text::{HostPort, Target};
+pub(crate) use ways::{GroupConfig, TransportConfig, TransportKind};
 
 use crate::limits;
 
 /// Where the admin socket is when nothing else is said.
 pub(crate) const ADMIN_SOCKET: &str = "/run/outsock/gateway.sock";
+
+/// The synthetic IPv4 addresses: a range for benchmarks of devices (RFC 2544), so no honest host
+/// has one, and the one that others use for this, too.
+const POOL_V4: &str = "198.18.0.0/15";
+
+/// The synthetic IPv6 addresses: a unique local prefix (RFC 4193) that spells "outso".
+const POOL_V6: &str = "fd6f:7574:736f::/48";
 
 /// A checked configuration.
 #[derive(Debug)]
@@ -38,55 +50,29 @@ pub(crate) struct Config {
     pub(crate) dial_timeout: Duration,
     /// How long connections may go on after SIGTERM.
     pub(crate) drain_timeout: Duration,
+    /// Names and their synthetic addresses.
+    pub(crate) names: NamesConfig,
     /// The guests, in file order.
     pub(crate) guests: Vec<Guest>,
     /// The transports, by number.
     pub(crate) transports: Vec<TransportConfig>,
+    /// The groups; their numbers follow the transports'.
+    pub(crate) groups: Vec<GroupConfig>,
     /// The rules.
     pub(crate) routes: RouteTable,
     /// What else is known of each rule, by its place.
     pub(crate) route_details: Vec<RouteDetail>,
 }
 
-/// One guest.
-#[derive(Clone, Debug)]
-pub(crate) struct Guest {
-    pub(crate) name: String,
-    pub(crate) cid: Cid,
-    pub(crate) socket: PathBuf,
-}
-
-/// One transport.
-#[derive(Clone, Debug)]
-pub(crate) struct TransportConfig {
-    pub(crate) name: String,
-    pub(crate) kind: TransportKind,
-}
-
-/// The kinds of transport that this gateway has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TransportKind {
-    /// The host's own TCP and Unix sockets.
-    Direct,
-}
-
-impl TransportKind {
-    /// Every kind and its name in the configuration.
-    pub(crate) const ALL: [(Self, &'static str); 1] = [(Self::Direct, "direct")];
-}
-
-/// A rule beside its matching: how to call it, and where its connections really go.
-#[derive(Clone, Debug)]
-pub(crate) struct RouteDetail {
-    pub(crate) name: String,
-    pub(crate) target: Option<Target>,
-}
-
-/// Where a rule sends its connections instead of where the guest wanted.
+/// Names and their synthetic addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Target {
-    Address(SocketAddr),
-    Unix(PathBuf),
+pub(crate) struct NamesConfig {
+    pub(crate) pool_v4: Cidr,
+    pub(crate) pool_v6: Cidr,
+    /// Where the assignments are kept.
+    pub(crate) file: PathBuf,
+    /// Whom to ask instead of the host's own resolvers.
+    pub(crate) nameservers: Vec<SocketAddr>,
 }
 
 impl Config {
@@ -108,191 +94,68 @@ impl Config {
     pub(crate) fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let place = Place { text, path };
         let raw: raw::Config = toml::from_str(text).map_err(|error| place.toml_error(&error))?;
-        let transports = transports(&raw.transport, place)?;
-        let (rules, route_details) = routes(&raw.route, &transports, place)?;
         let gateway = raw.gateway;
+        let names = names(raw.names, &gateway.admin_socket, place)?;
+        let guests = guests::check(&raw.guest, place)?;
+        let transports = ways::transports(&raw.transport, place)?;
+        let groups = ways::groups(&raw.group, &transports, place)?;
+        let mut own: Vec<&Path> = guests.iter().map(|guest| guest.socket.as_path()).collect();
+        own.push(&gateway.admin_socket);
+        let numbers = ways::numbers(&transports, &groups);
+        let (rules, route_details) = routes::check(&raw.route, &numbers, &own, place)?;
         Ok(Self {
-            admin_socket: gateway.admin_socket,
             dial_timeout: Duration::from_millis(gateway.dial_timeout_ms),
             drain_timeout: Duration::from_millis(gateway.drain_timeout_ms),
-            guests: guests(&raw.guest, place)?,
-            transports,
+            names,
             routes: RouteTable::new(rules, gateway.default.0),
             route_details,
+            admin_socket: gateway.admin_socket,
+            guests,
+            transports,
+            groups,
         })
     }
+
+    /// A guest by name.
+    pub(crate) fn guest(&self, name: &str) -> Option<&Guest> {
+        self.guests.iter().find(|guest| guest.name == name)
+    }
+
+    /// How to call the rule at a place; `None` is the default.
+    pub(crate) fn rule_name(&self, place: Option<usize>) -> &str {
+        let detail = place.and_then(|place| self.route_details.get(place));
+        detail.map_or("the default", |detail| detail.name.as_str())
+    }
 }
 
-fn guests(raw: &[raw::Guest], place: Place<'_>) -> Result<Vec<Guest>, ConfigError> {
-    let mut guests: Vec<Guest> = Vec::new();
-    if let Some(extra) = raw.get(limits::GUESTS_MAX) {
-        return Err(place.at(extra.name.span(), "too many guests for one gateway"));
-    }
-    for guest in raw {
-        let name = guest.name.get_ref();
-        if name.is_empty() || name.len() > 64 || name.chars().any(|c| c.is_control() || c == '/') {
-            let message =
-                "a guest's name has 1 to 64 characters, without '/' or control characters";
-            return Err(place.at(guest.name.span(), message));
-        }
-        let cid = Cid(*guest.cid.get_ref());
-        if !(Cid::GUEST_MIN..=Cid::GUEST_MAX).contains(&cid) {
-            let message = format!("a guest's cid is {} to {}", Cid::GUEST_MIN, Cid::GUEST_MAX);
-            return Err(place.at(guest.cid.span(), &message));
-        }
-        for other in &guests {
-            let twice = |what| format!("guest {:?} has the same {what}", other.name);
-            if other.name == *name {
-                return Err(place.at(guest.name.span(), &twice("name")));
-            }
-            if other.cid == cid {
-                return Err(place.at(guest.cid.span(), &twice("cid")));
-            }
-            if other.socket == *guest.socket.get_ref() {
-                return Err(place.at(guest.socket.span(), &twice("socket")));
-            }
-        }
-        guests.push(Guest { name: name.clone(), cid, socket: guest.socket.get_ref().clone() });
-    }
-    Ok(guests)
-}
-
-fn transports(
-    raw: &[raw::Transport],
+fn names(
+    raw: raw::Names,
+    admin_socket: &Path,
     place: Place<'_>,
-) -> Result<Vec<TransportConfig>, ConfigError> {
-    // Everyone has this one, unless they give the name to something else.
-    let mut transports: Vec<TransportConfig> = Vec::new();
-    if let Some(extra) = raw.get(limits::TRANSPORTS_MAX) {
-        return Err(place.at(extra.name.span(), "too many transports"));
-    }
-    for transport in raw {
-        let name = transport.name.get_ref();
-        if transports.iter().any(|other| other.name == *name) {
-            return Err(place.at(transport.name.span(), "another transport has the same name"));
-        }
-        let kind = transport.kind.get_ref();
-        let Some((kind, _)) = TransportKind::ALL.into_iter().find(|(_, name)| name == kind) else {
-            let kinds: Vec<_> = TransportKind::ALL.iter().map(|(_, name)| *name).collect();
-            let message =
-                format!("there is no transport of kind {kind:?}; kinds: {}", kinds.join(", "));
-            return Err(place.at(transport.kind.span(), &message));
+) -> Result<NamesConfig, ConfigError> {
+    let (v4, v6) = (raw.pool_v4.get_ref().0, raw.pool_v6.get_ref().0);
+    if let Err(bad) = Pool::new(v4, v6) {
+        let span = match bad {
+            BadPool::V4(_) => raw.pool_v4.span(),
+            BadPool::V6(..) => raw.pool_v6.span(),
         };
-        transports.push(TransportConfig { name: name.clone(), kind });
+        return Err(place.at(span, &bad.to_string()));
     }
-    if !transports.iter().any(|transport| transport.name == "direct") {
-        transports.push(TransportConfig { name: "direct".to_owned(), kind: TransportKind::Direct });
-    }
-    Ok(transports)
-}
-
-fn routes(
-    raw: &[Spanned<raw::Route>],
-    transports: &[TransportConfig],
-    place: Place<'_>,
-) -> Result<(Vec<Rule>, Vec<RouteDetail>), ConfigError> {
-    let by_name: HashMap<&str, WayId> = transports
-        .iter()
-        .zip(0..)
-        .map(|(transport, number)| (transport.name.as_str(), WayId(number)))
-        .collect();
-    if let Some(extra) = raw.get(outsock_core::limits::ROUTES_MAX) {
-        return Err(place.at(extra.span(), "too many routes"));
-    }
-    let mut rules = Vec::new();
-    let mut details = Vec::new();
-    for (number, spanned) in raw.iter().enumerate() {
-        let route = spanned.get_ref();
-        let action = match (&route.via, &route.refuse) {
-            (Some(via), None) => match by_name.get(via.get_ref().as_str()) {
-                Some(&id) => RuleAction::Via(id),
-                None => {
-                    let names: Vec<_> = transports.iter().map(|t| t.name.as_str()).collect();
-                    let message = format!(
-                        "there is no transport named {:?}; there are: {}",
-                        via.get_ref(),
-                        names.join(", ")
-                    );
-                    return Err(place.at(via.span(), &message));
-                }
-            },
-            (None, Some(errno)) => RuleAction::Refuse(errno.get_ref().0),
-            (None, None) => {
-                let message = "a route needs via = \"TRANSPORT\" or refuse = \"ERRNO\"";
-                return Err(place.at(spanned.span(), message));
-            }
-            (Some(_), Some(refuse)) => {
-                return Err(place.at(refuse.span(), "a route has either via or refuse, not both"));
-            }
-        };
-        let target = match &route.target {
-            None => None,
-            Some(target) if route.refuse.is_some() => {
-                return Err(place.at(target.span(), "a route that refuses has no target"));
-            }
-            Some(target) => Some(target.get_ref().0.clone()),
-        };
-        rules.push(Rule {
-            to: route.to.iter().map(|net| net.0.clone()).collect(),
-            ports: route.ports.iter().map(|range| range.0.clone()).collect(),
-            ..Rule::all(action)
-        });
-        let name = route.name.clone().unwrap_or_else(|| format!("route {}", number + 1));
-        details.push(RouteDetail { name, target });
-    }
-    Ok((rules, details))
-}
-
-/// A value that stands in the file as text and is parsed where it stands, so that an error has its
-/// line.
-#[derive(Clone, Debug)]
-pub(crate) struct Text<T>(pub(crate) T);
-
-impl<'de, T> Deserialize<'de> for Text<T>
-where
-    T: std::str::FromStr,
-    T::Err: std::fmt::Display,
-{
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        /// Numbers stand for themselves: `ports = [80, "8000-8999"]`.
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Form {
-            Number(u64),
-            Text(String),
-        }
-        let text = match Form::deserialize(deserializer)? {
-            Form::Number(number) => number.to_string(),
-            Form::Text(text) => text,
-        };
-        text.parse().map(Self).map_err(serde::de::Error::custom)
-    }
-}
-
-impl Text<Errno> {
-    fn eacces() -> Self {
-        Self(Errno::EACCES)
-    }
-}
-
-impl std::str::FromStr for Target {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            return if path.is_empty() {
-                Err("unix: needs a path behind it".to_owned())
-            } else {
-                Ok(Self::Unix(PathBuf::from(path)))
-            };
-        }
-        text.parse().map(Self::Address).map_err(|_| {
-            format!("{text:?} is not a target: write ADDRESS:PORT, [ADDRESS]:PORT or unix:PATH")
-        })
-    }
+    Ok(NamesConfig {
+        pool_v4: v4,
+        pool_v6: v6,
+        file: raw.file.unwrap_or_else(|| admin_socket.with_extension("names")),
+        nameservers: raw.nameservers.into_iter().map(|server| server.0).collect(),
+    })
 }
 
 /// The defaults of a table that is not in the file.
 fn defaults<T: serde::de::DeserializeOwned>() -> T {
     toml::from_str("").unwrap_or_else(|error| unreachable!("every key has a default: {error}"))
+}
+
+/// A default that is a text.
+fn constant<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Spanned<text::Text<T>> {
+    let value = text.parse().unwrap_or_else(|error| unreachable!("a constant: {error}"));
+    Spanned::new(0..0, text::Text(value))
 }

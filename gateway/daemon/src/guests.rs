@@ -32,7 +32,7 @@ pub(crate) fn start(
         cid: config.cid,
         socket: config.socket.clone(),
     })?;
-    let guest = GuestSockets::new(device.handle().clone());
+    let guest = GuestSockets::new(device.handle().clone(), config.limits);
     sockets.add_guest(config.cid.0, Arc::clone(&guest));
     let caller = Caller { guest: config.name.as_str().into(), cid: config.cid.0 };
     tokio::spawn(hear(news, registry.clone(), caller, Arc::clone(&guest)));
@@ -74,7 +74,8 @@ async fn hear(
             }
             // The device opens no other service; dropping the stream resets it.
             News::Service { port, .. } => {
-                tracing::warn!(guest = %caller.guest, port = port.0, "no such service");
+                let Some(left_out) = guest.log.admit() else { continue };
+                tracing::warn!(left_out, guest = %caller.guest, port = port.0, "no such service");
             }
             News::CancelDial(port) => {
                 if let Some(token) = Token::new(port.0) {

@@ -43,5 +43,89 @@ pub(crate) const ADMIN_REQUEST_BYTES_MAX: u64 = 64 * 1024;
 /// How long an admin client may take to send its request, milliseconds.
 pub(crate) const ADMIN_REQUEST_MS: u64 = 5_000;
 
+/// How long an admin client waits for its answer, milliseconds: longer than a lookup
+/// ([`LOOKUP_MS`]) and than a reload that starts many guests.
+pub(crate) const ADMIN_ANSWER_MS: u64 = 30_000;
+
 /// Admin clients at the same time.
 pub(crate) const ADMIN_CLIENTS_MAX: usize = 16;
+
+/// Connections of one guest when the configuration does not say. Each is a descriptor of the host;
+/// the gateway's own limit of them is 2^20 on most hosts.
+pub(crate) const CONNECTIONS_PER_GUEST: u64 = 16_384;
+
+/// Connects per second of one guest when the configuration does not say: many times what a busy
+/// proxy does, and little enough that a loop that only connects leaves the others their share.
+pub(crate) const CONNECTS_PER_SECOND: u64 = 2_000;
+
+/// Groups of transports.
+pub(crate) const GROUPS_MAX: usize = 1024;
+
+/// Members of one group: they are tried one after the other while a program waits.
+pub(crate) const GROUP_MEMBERS_MAX: usize = 16;
+
+/// How long a member of a group may take before the next is tried, milliseconds. Longer than three
+/// SYNs to the other side of the world (1 + 2 s and a round trip).
+pub(crate) const GROUP_MEMBER_TIMEOUT_MS: u64 = 5_000;
+
+/// How often members are checked when the configuration does not say, milliseconds.
+pub(crate) const GROUP_CHECK_INTERVAL_MS: u64 = 30_000;
+
+/// The shortest such interval, milliseconds.
+pub(crate) const GROUP_CHECK_INTERVAL_MS_MIN: u64 = 100;
+
+/// By how much another member must be faster to become the first, milliseconds: jitter of a
+/// wireless link is no reason to move.
+pub(crate) const GROUP_TOLERANCE_MS: u64 = 50;
+
+/// How long the second address of a name waits for the first, milliseconds (RFC 8305, 5).
+pub(crate) const NEXT_ADDRESS_MS: u64 = 250;
+
+/// Addresses of one name that are dialled.
+pub(crate) const ADDRESSES_MAX: usize = 16;
+
+/// How long a lookup at the host's resolvers may take, milliseconds: programs ask again after 5 s
+/// and give up after 10.
+pub(crate) const LOOKUP_MS: u64 = 9_000;
+
+/// DNS queries of one guest under way at the same time.
+pub(crate) const QUERIES_PER_GUEST_MAX: usize = 256;
+
+/// DNS queries per second of one guest.
+pub(crate) const QUERIES_PER_SECOND: u64 = 1_000;
+
+/// Answers of the host's resolvers that are kept.
+pub(crate) const DNS_CACHE_ANSWERS: u64 = 8_192;
+
+/// How often /etc/resolv.conf is looked at for a change, milliseconds.
+pub(crate) const RESOLV_CONF_MS: u64 = 5_000;
+
+/// TTL of a synthetic address, seconds. The pool keeps it far longer; short, so that a name that is
+/// no longer routed by name soon gets its true address.
+pub(crate) const SYNTHETIC_TTL_SECONDS: u32 = 10;
+
+/// Addresses for which is remembered which name a guest just resolved to them, per guest.
+pub(crate) const SEEN_PER_GUEST_MAX: usize = 4_096;
+
+/// How long that is remembered beyond the answer's TTL, milliseconds: programs connect a little
+/// later than they resolve.
+pub(crate) const SEEN_GRACE_MS: u64 = 60_000;
+
+/// Log lines per second about what one guest brings on itself (refusals, floods), after a burst of
+/// [`LOG_LINES_BURST`]. What is left out is counted in the next line.
+pub(crate) const LOG_LINES_PER_SECOND: u64 = 2;
+
+/// See [`LOG_LINES_PER_SECOND`].
+pub(crate) const LOG_LINES_BURST: u64 = 50;
+
+/// How often connections that are over are swept up, milliseconds.
+pub(crate) const SWEEP_MS: u64 = 1_000;
+
+/// Connections that one `status` lists; it says how many it left out.
+pub(crate) const STATUS_CONNECTIONS_MAX: usize = 10_000;
+
+/// Rules that one `explain` lists: the last ones before the decision.
+pub(crate) const EXPLAIN_RULES_MAX: usize = 200;
+
+/// The least that is allowed at once under a limit of bytes per second: one buffer of the pump.
+pub(crate) const BYTES_BURST_MIN: u64 = PUMP_BYTES as u64;

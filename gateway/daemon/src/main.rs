@@ -5,29 +5,56 @@
 //! | `cli` | the command line |
 //! | `config` | from a TOML file to checked values |
 //! | `run` | build, serve, drain, end |
+//! | `gateway` | the running daemon, and its reload |
+//! | `policy` | what a reload replaces: configuration, transports, groups, resolvers |
 //! | `guests` | one device and one listening task per guest |
-//! | `socket_module` | the `socket` host module: rules, dials, tokens |
-//! | `registry` | transport kinds |
-//! | `pump` | bytes between a guest's bridge and an async transport |
-//! | `admin` | the socket that `status` asks |
+//! | `socket_module` | the `socket` host module: limits, dials, tokens |
+//! | `resolver_module` | the `resolver` host module: DNS for guests |
+//! | `choose`, `dial` | from a wish to a way, from a way to a connection |
+//! | `registry`, `group` | transport kinds, groups of transports and their health |
+//! | `names`, `seen`, `upstream` | synthetic addresses, names just resolved, the host's resolvers |
+//! | `own` | whether an address is this host's |
+//! | `connections` | who is connected where |
+//! | `pump`, `throttle` | bytes between a guest's bridge and a far end, and how many a second |
+//! | `admin`, `status`, `explain`, `show` | what people ask, and how it is printed |
+//! | `clock`, `logs` | the time, lines that a guest may cause |
 //! | `limits` | every bound |
 #![forbid(unsafe_code)]
 
 mod admin;
+mod choose;
 mod cli;
+mod clock;
 mod config;
+mod connections;
+mod dial;
+mod explain;
+mod gateway;
+mod group;
 mod guests;
 mod limits;
+mod logs;
+mod names;
+mod own;
+mod policy;
 mod pump;
 mod registry;
+mod resolver_module;
 mod run;
+mod seen;
 mod show;
 mod socket_module;
+mod status;
+mod throttle;
+mod upstream;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
+
+use crate::admin::Ask;
 
 /// EX_USAGE of sysexits.h: the command line or the configuration is wrong.
 const EXIT_USAGE: u8 = 64;
@@ -48,6 +75,8 @@ fn main() -> ExitCode {
             .map(|config| println!("{}", show::summary(&config)))
             .map_err(Into::into),
         cli::Command::Status(status) => show_status(&status),
+        cli::Command::Reload(reload) => ask_reload(&reload),
+        cli::Command::Explain(question) => show_explanation(&question),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -68,23 +97,57 @@ fn run_gateway(run: &cli::Run) -> anyhow::Result<()> {
     } else {
         log.init();
     }
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("gateway").build()?;
-    runtime.block_on(run::run(config))
+    runtime()?.block_on(run::run(&run.config, config))
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("gateway").build()
+}
+
+/// The admin socket that a command means.
+fn admin_socket(config: Option<&Path>, given: &Path) -> anyhow::Result<PathBuf> {
+    Ok(match config {
+        Some(config) => config::Config::load(config)?.admin_socket,
+        None => given.to_owned(),
+    })
 }
 
 fn show_status(status: &cli::Status) -> anyhow::Result<()> {
-    let path = match &status.config {
-        Some(config) => config::Config::load(config)?.admin_socket,
-        None => status.admin_socket.clone(),
-    };
-    let answer = admin::ask_status(&path).map_err(|error| {
-        anyhow::anyhow!("no gateway answers at {}: {error}; is it running?", path.display())
-    })?;
+    let path = admin_socket(status.config.as_deref(), &status.admin_socket)?;
+    let answer: status::Status = admin::ask(&path, &Ask::Status)?;
     if status.json {
         println!("{}", serde_json::to_string_pretty(&answer)?);
     } else {
         print!("{}", show::status(&answer));
+    }
+    Ok(())
+}
+
+fn ask_reload(reload: &cli::Reload) -> anyhow::Result<()> {
+    // A bad file is refused here already, with exit code 64; the gateway reads it for itself.
+    let path = admin_socket(reload.config.as_deref(), &reload.admin_socket)?;
+    let done: gateway::Reloaded = admin::ask(&path, &Ask::Reload)?;
+    println!("{}", show::reloaded(&done));
+    Ok(())
+}
+
+fn show_explanation(explain: &cli::Explain) -> anyhow::Result<()> {
+    let question = explain.question();
+    let answer = match &explain.config {
+        None => admin::ask(&explain.admin_socket, &Ask::Explain(question))?,
+        Some(path) => {
+            let config = config::Config::load(path)?;
+            let own = own::OwnAddresses::new()?;
+            runtime()?.block_on(async {
+                let policy = policy::Policy::build(config, None);
+                explain::explain(&policy, &own, None, &question).await
+            })?
+        }
+    };
+    if explain.json {
+        println!("{}", serde_json::to_string_pretty(&answer)?);
+    } else {
+        print!("{}", show::explanation(&answer));
     }
     Ok(())
 }

@@ -5,12 +5,14 @@
 //! when the other side took the ones before. Bound: [`limits::PUMP_BYTES`] per direction.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use outsock_device::BridgeStream;
 use outsock_transport::{AsyncStream, Errno};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::limits;
+use crate::throttle::Throttle;
 
 /// Which side broke first, and how.
 enum Broke {
@@ -18,13 +20,18 @@ enum Broke {
     Far(Errno),
 }
 
-/// Moves bytes until both directions have ended or one side broke.
-pub(crate) async fn pump(guest: BridgeStream, far: Pin<Box<dyn AsyncStream>>) {
+/// Moves bytes until both directions have ended or one side broke, no faster than the guest's limit.
+pub(crate) async fn pump(
+    guest: BridgeStream,
+    far: Pin<Box<dyn AsyncStream>>,
+    throttle: Option<Arc<Throttle>>,
+) {
+    let throttle = throttle.as_deref();
     let (mut guest_read, mut guest_write) = tokio::io::split(guest);
     let (mut far_read, mut far_write) = tokio::io::split(far);
     let result = tokio::try_join!(
-        half(&mut guest_read, &mut far_write, Broke::Guest, Broke::Far),
-        half(&mut far_read, &mut guest_write, Broke::Far, Broke::Guest),
+        half(&mut guest_read, &mut far_write, Broke::Guest, Broke::Far, throttle),
+        half(&mut far_read, &mut guest_write, Broke::Far, Broke::Guest, throttle),
     );
     let guest = guest_read.unsplit(guest_write);
     let far = far_read.unsplit(far_write);
@@ -43,10 +50,14 @@ async fn half(
     to: &mut (impl AsyncWrite + Unpin),
     from_broke: fn(Errno) -> Broke,
     to_broke: fn(Errno) -> Broke,
+    throttle: Option<&Throttle>,
 ) -> Result<(), Broke> {
     let mut buffer = vec![0; limits::PUMP_BYTES];
     loop {
         let n = from.read(&mut buffer).await.map_err(|error| from_broke(Errno::of(&error)))?;
+        if let Some(throttle) = throttle {
+            throttle.pass(n).await;
+        }
         let written = async {
             if n == 0 {
                 return to.shutdown().await;

@@ -1,6 +1,8 @@
 //! Run: build everything from a checked configuration, serve, drain, end.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -8,55 +10,84 @@ use outsock_vmrpc::host::Registry;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::Config;
-use crate::guests::{self, ServedGuest};
-use crate::registry::Transports;
+use crate::gateway::Gateway;
+use crate::guests::ServedGuest;
+use crate::names::Names;
+use crate::own::OwnAddresses;
+use crate::policy::Policy;
+use crate::resolver_module::ResolverModule;
 use crate::socket_module::{SocketModule, Sockets};
 use crate::{admin, limits};
 
 /// Serves until a signal has come and the connections have ended or the time for that is over.
-pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
+pub(crate) async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     raise_descriptor_limit();
-    let config = Arc::new(config);
-    let sockets = Sockets::new(Arc::clone(&config), Transports::build(&config.transports));
+    let admin_socket = config.admin_socket.clone();
+    let mut signals = Signals::new().context("cannot listen for signals")?;
+    let listener = admin::bind(&admin_socket)
+        .with_context(|| format!("cannot make the admin socket {}", admin_socket.display()))?;
+    let own = OwnAddresses::new().context("cannot ask the kernel for the host's own addresses")?;
+    let names = Names::open(&config.names)?;
+    let sockets = Sockets::new(Policy::build(config, None), names, own);
     let registry = Registry::new();
     registry.register_hm(SocketModule(Arc::clone(&sockets)))?;
-    let mut signals = Signals::new().context("cannot listen for signals")?;
-    let admin = admin::bind(&config.admin_socket).with_context(|| {
-        format!("cannot make the admin socket {}", config.admin_socket.display())
-    })?;
-    let mut served = Vec::new();
-    for guest in &config.guests {
-        served.push(guests::start(guest, &registry, &sockets)?);
-        let socket = guest.socket.display();
-        tracing::info!(guest = guest.name, cid = guest.cid.0, %socket, "waiting for its VMM");
-    }
-    if served.is_empty() {
+    registry.register_hm(ResolverModule(Arc::clone(&sockets)))?;
+    let gateway = Gateway::new(path.to_owned(), registry, Arc::clone(&sockets));
+    gateway.start_guests()?;
+    if gateway.served().is_empty() {
         tracing::warn!("the configuration has no [[guest]]: there is nobody to serve");
     }
-    let served = Arc::new(served);
-    let admin = tokio::spawn(admin::serve(admin, Arc::clone(&served)));
-    signals.wait().await;
+    let tasks = [
+        tokio::spawn(admin::serve(listener, Arc::clone(&gateway))),
+        tokio::spawn(sweep(Arc::clone(&sockets))),
+    ];
+    serve(&gateway, &mut signals).await;
     sockets.drain();
-    drain(&served, config.drain_timeout, &mut signals).await;
-    admin.abort();
-    let _ = admin.await;
+    drain(&gateway, &mut signals).await;
+    for task in tasks {
+        task.abort();
+        let _ = task.await;
+    }
     // Only our own socket: a later gateway would have refused to start over a living one.
-    let _ = std::fs::remove_file(&config.admin_socket);
+    let _ = std::fs::remove_file(&admin_socket);
+    let served = std::mem::take(&mut *gateway.served());
     // Joins the guests' threads.
     tokio::task::spawn_blocking(move || drop(served)).await?;
     tracing::info!("ended");
     Ok(())
 }
 
-async fn drain(served: &[ServedGuest], timeout: Duration, signals: &mut Signals) {
+/// Until a signal says to end; SIGHUP is a reload.
+async fn serve(gateway: &Gateway, signals: &mut Signals) {
+    loop {
+        let Signals { terminate, interrupt, hangup } = signals;
+        tokio::select! {
+            _ = terminate.recv() => return,
+            _ = interrupt.recv() => return,
+            _ = hangup.recv() => {
+                // Logged there.
+                let _ = admin::reload(gateway).await;
+            }
+        }
+    }
+}
+
+async fn sweep(sockets: Arc<Sockets>) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(limits::SWEEP_MS)).await;
+        sockets.sweep();
+    }
+}
+
+async fn drain(gateway: &Gateway, signals: &mut Signals) {
+    let timeout = gateway.sockets.policy().config.drain_timeout;
     // An agent's VM RPC streams stay open for as long as it runs; they carry no program's bytes.
     let busy = || -> u64 {
         let carrying = |guest: &ServedGuest| {
-            let open =
-                guest.device.handle().counters().open.load(std::sync::atomic::Ordering::Relaxed);
+            let open = guest.device.handle().counters().open.load(Relaxed);
             open.saturating_sub(guest.sockets.rpc_streams())
         };
-        served.iter().map(carrying).sum()
+        gateway.served().iter().map(carrying).sum()
     };
     if busy() == 0 {
         return;
@@ -70,14 +101,15 @@ async fn drain(served: &[ServedGuest], timeout: Duration, signals: &mut Signals)
     tokio::select! {
         () = all_ended => {}
         () = tokio::time::sleep(timeout) => tracing::warn!(connections = busy(), "cut off"),
-        () = signals.wait() => tracing::warn!(connections = busy(), "second signal: cut off"),
+        () = signals.end() => tracing::warn!(connections = busy(), "second signal: cut off"),
     }
 }
 
-/// SIGTERM and SIGINT.
+/// SIGTERM and SIGINT, SIGHUP.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
@@ -85,10 +117,11 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
         })
     }
 
-    async fn wait(&mut self) {
+    async fn end(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

@@ -1,19 +1,66 @@
-//! What people read: a configuration in one paragraph, a status as a table.
+//! What people read: a configuration in one paragraph, a status as tables, an explanation as a list.
+//!
+//! in: values; out: text for a terminal. Kept: what a guest asserts is shown with its control
+//! characters escaped.
 
 use std::fmt::Write;
 
-use crate::admin::Status;
 use crate::config::Config;
+use crate::explain::Explanation;
+use crate::gateway::Reloaded;
+use crate::status::{ConnectionStatus, Status};
+
+fn count(n: usize, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
 
 /// What `check` prints for a good file.
 pub(crate) fn summary(config: &Config) -> String {
-    let count = |n: usize, noun: &str| format!("{n} {noun}{}", if n == 1 { "" } else { "s" });
-    format!(
-        "ok: {}, {}, {}",
+    let mut parts = vec![
         count(config.guests.len(), "guest"),
         count(config.transports.len(), "transport"),
         count(config.route_details.len(), "route"),
-    )
+    ];
+    if !config.groups.is_empty() {
+        parts.insert(2, count(config.groups.len(), "group"));
+    }
+    format!("ok: {}", parts.join(", "))
+}
+
+/// What `reload` prints.
+pub(crate) fn reloaded(done: &Reloaded) -> String {
+    let mut text = format!("reloaded: {}", count(done.routes, "route"));
+    for (what, guests) in [("added", &done.guests_added), ("removed", &done.guests_removed)] {
+        if !guests.is_empty() {
+            let _ = write!(text, ", {what} {}", guests.join(", "));
+        }
+    }
+    text
+}
+
+/// What `explain` prints.
+pub(crate) fn explanation(answer: &Explanation) -> String {
+    let mut out = String::new();
+    let asked = match (&answer.name, &answer.address) {
+        (Some(name), Some(address)) => format!("{name} at {address}"),
+        (Some(name), None) => format!("{name}, by name"),
+        (None, Some(address)) => address.clone(),
+        (None, None) => answer.destination.clone(),
+    };
+    // Writing to a string cannot fail.
+    let _ = writeln!(out, "guest {} to {} ({asked})", answer.guest, answer.destination);
+    if answer.left_out > 0 {
+        let _ = writeln!(out, "  {} before these do not match", count(answer.left_out, "rule"));
+    }
+    for tried in &answer.tried {
+        let _ = writeln!(out, "  {:>5}  {}: {}", tried.number, tried.name, tried.verdict);
+    }
+    let target = answer.target.as_ref().map(|target| format!(", to {target}")).unwrap_or_default();
+    let _ = writeln!(out, "decided by {}: {}{target}", answer.rule, answer.action);
+    for note in &answer.notes {
+        let _ = writeln!(out, "note: {note}");
+    }
+    out
 }
 
 /// What `status` prints.
@@ -43,7 +90,61 @@ pub(crate) fn status(status: &Status) -> String {
             ],
         );
     }
+    for group in &status.groups {
+        let _ = writeln!(out, "\ngroup {}", group.name);
+        for member in &group.members {
+            let health = if member.works { "works" } else { "fails" };
+            let speed = member.latency_ms.map(|ms| format!(", {ms} ms")).unwrap_or_default();
+            let _ = writeln!(out, "  {}: {health}{speed}", member.transport);
+        }
+    }
+    if !status.connections.is_empty() {
+        out.push('\n');
+        connections(&mut out, status);
+    }
     out
+}
+
+fn connections(out: &mut String, status: &Status) {
+    let row = |out: &mut String, cells: [&str; 9]| {
+        let [guest, program, to, rule, transport, peer, age, from, bytes_to] = cells;
+        let _ = writeln!(
+            out,
+            "{guest:<12} {program:<16} {to:<28} {rule:<16} {transport:<10} {peer:<24} {age:>8} \
+             {from:>10} {bytes_to:>10}"
+        );
+    };
+    row(out, ["GUEST", "PROGRAM", "TO", "RULE", "VIA", "PEER", "AGE", "FROM", "TO"]);
+    for connection in &status.connections {
+        let ConnectionStatus { guest, rule, transport, destination, peer, .. } = connection;
+        let program = connection.program.as_deref().unwrap_or("-").escape_debug().to_string();
+        row(
+            out,
+            [
+                guest,
+                &program,
+                destination,
+                rule,
+                transport,
+                peer,
+                &age(connection.age_ms),
+                &bytes(connection.bytes_from_guest),
+                &bytes(connection.bytes_to_guest),
+            ],
+        );
+    }
+    if status.connections_left_out > 0 {
+        let _ = writeln!(out, "and {} more", status.connections_left_out);
+    }
+}
+
+fn age(ms: u64) -> String {
+    let seconds = ms / 1000;
+    match seconds {
+        0..60 => format!("{}.{} s", seconds, ms % 1000 / 100),
+        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        _ => format!("{}h{:02}m", seconds / 3600, seconds % 3600 / 60),
+    }
 }
 
 fn bytes(n: u64) -> String {

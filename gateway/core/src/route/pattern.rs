@@ -97,7 +97,8 @@ impl fmt::Display for Glob {
     }
 }
 
-/// A name as it is compared: lower case, no final dot. `None` where it cannot be a host's name.
+/// A name as it is compared: lower case, no final dot. `None` where it cannot be a host's name: one
+/// whose last label is a number would be an address in some old spelling, which nothing here reads.
 pub fn canonical_name(text: &str) -> Option<String> {
     let text = text.strip_suffix('.').unwrap_or(text);
     let bytes = 1..=outsock_vmrpc::limits::HOST_NAME_BYTES_MAX;
@@ -105,7 +106,12 @@ pub fn canonical_name(text: &str) -> Option<String> {
         (1..=63).contains(&label.len())
             && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
     };
-    (bytes.contains(&text.len()) && text.split('.').all(label)).then(|| text.to_ascii_lowercase())
+    let last = text.rsplit('.').next().unwrap_or_default();
+    let hex = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
+    let number = last.bytes().all(|b| b.is_ascii_digit())
+        || hex.is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
+    let good = bytes.contains(&text.len()) && text.split('.').all(label) && !number;
+    good.then(|| text.to_ascii_lowercase())
 }
 
 /// Which names a rule speaks of.

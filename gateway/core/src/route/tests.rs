@@ -182,7 +182,12 @@ fn mistakes_are_named() {
     assert_eq!("::ffff:10.0.0.0/104".parse::<Cidr>().unwrap().to_string(), "10.0.0.0/8");
     assert!("90-80".parse::<PortRange>().is_err());
     assert!("65536".parse::<PortRange>().is_err());
-    for bad in ["", ".", "a..b", "exa mple.org", "http://a.example", "a.example:80", "*:80"] {
+    for number in ["2130706433", "0177.0.0.1", "127.1", "0x7f000001", "a.0x7F"] {
+        assert_eq!(canonical_name(number), None, "{number}");
+    }
+    for bad in
+        ["", ".", "a..b", "10.1.2.3", "exa mple.org", "http://a.example", "a.example:80", "*:80"]
+    {
         assert!(bad.parse::<DomainPattern>().is_err(), "{bad:?}");
     }
 }

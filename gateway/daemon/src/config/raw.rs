@@ -1,13 +1,16 @@
 //! What a configuration file may say, key by key. `configs/reference.toml` lists it all.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use outsock_core::route::{Cidr, Entry, PortRange};
+use outsock_core::route::{
+    Cidr, DomainPattern, Entry, Glob, GuestPattern, PortRange, Protocol, UserPattern,
+};
 use outsock_vmrpc::Errno;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Target, Text};
+use super::text::{HostPort, Target, Text};
 use crate::limits;
 
 #[derive(Debug, Deserialize)]
@@ -15,10 +18,14 @@ use crate::limits;
 pub(super) struct Config {
     #[serde(default = "super::defaults")]
     pub(super) gateway: Gateway,
+    #[serde(default = "super::defaults")]
+    pub(super) names: Names,
     #[serde(default)]
     pub(super) guest: Vec<Guest>,
     #[serde(default)]
     pub(super) transport: Vec<Transport>,
+    #[serde(default)]
+    pub(super) group: Vec<Group>,
     #[serde(default)]
     pub(super) route: Vec<Spanned<Route>>,
 }
@@ -50,10 +57,51 @@ fn drain_timeout_ms() -> u64 {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct Names {
+    #[serde(default = "pool_v4")]
+    pub(super) pool_v4: Spanned<Text<Cidr>>,
+    #[serde(default = "pool_v6")]
+    pub(super) pool_v6: Spanned<Text<Cidr>>,
+    pub(super) file: Option<PathBuf>,
+    #[serde(default)]
+    pub(super) nameservers: Vec<Text<SocketAddr>>,
+}
+
+fn pool_v4() -> Spanned<Text<Cidr>> {
+    super::constant(super::POOL_V4)
+}
+
+fn pool_v6() -> Spanned<Text<Cidr>> {
+    super::constant(super::POOL_V6)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Guest {
     pub(super) name: Spanned<String>,
     pub(super) cid: Spanned<u64>,
     pub(super) socket: Spanned<PathBuf>,
+    #[serde(default)]
+    pub(super) tags: Vec<Spanned<String>>,
+    #[serde(default = "resolve")]
+    pub(super) resolve: Text<super::Resolve>,
+    #[serde(default = "connections_max")]
+    pub(super) connections_max: u64,
+    #[serde(default = "connects_per_second_max")]
+    pub(super) connects_per_second_max: u64,
+    pub(super) bytes_per_second_max: Option<Spanned<u64>>,
+}
+
+fn resolve() -> Text<super::Resolve> {
+    Text(super::Resolve::All)
+}
+
+fn connections_max() -> u64 {
+    limits::CONNECTIONS_PER_GUEST
+}
+
+fn connects_per_second_max() -> u64 {
+    limits::CONNECTS_PER_SECOND
 }
 
 #[derive(Debug, Deserialize)]
@@ -65,10 +113,55 @@ pub(super) struct Transport {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct Group {
+    pub(super) name: Spanned<String>,
+    pub(super) members: Spanned<Vec<Spanned<String>>>,
+    #[serde(default)]
+    pub(super) policy: Policy,
+    #[serde(default = "tolerance_ms")]
+    pub(super) tolerance_ms: u64,
+    #[serde(default = "member_timeout_ms")]
+    pub(super) member_timeout_ms: u64,
+    pub(super) check: Option<Spanned<Text<HostPort>>>,
+    #[serde(default = "check_interval_ms")]
+    pub(super) check_interval_ms: Spanned<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Policy {
+    #[default]
+    Failover,
+    Latency,
+}
+
+fn tolerance_ms() -> u64 {
+    limits::GROUP_TOLERANCE_MS
+}
+
+fn member_timeout_ms() -> u64 {
+    limits::GROUP_MEMBER_TIMEOUT_MS
+}
+
+fn check_interval_ms() -> Spanned<u64> {
+    Spanned::new(0..0, limits::GROUP_CHECK_INTERVAL_MS)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Route {
     pub(super) name: Option<String>,
     #[serde(default)]
+    pub(super) guests: Vec<Text<Entry<GuestPattern>>>,
+    #[serde(default)]
+    pub(super) programs: Vec<Text<Entry<Glob>>>,
+    #[serde(default)]
+    pub(super) users: Vec<Text<Entry<UserPattern>>>,
+    pub(super) protocol: Option<Text<Protocol>>,
+    #[serde(default)]
     pub(super) to: Vec<Text<Entry<Cidr>>>,
+    #[serde(default)]
+    pub(super) domains: Vec<Text<Entry<DomainPattern>>>,
     #[serde(default)]
     pub(super) ports: Vec<Text<Entry<PortRange>>>,
     pub(super) via: Option<Spanned<String>>,

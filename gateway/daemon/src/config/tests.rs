@@ -1,5 +1,8 @@
 //! The files in `configs/` parse; mistakes are named with file, line and key.
 
+use outsock_core::route::{Query, RuleAction};
+use outsock_vmrpc::Errno;
+
 use super::*;
 
 fn parse(text: &str) -> Result<Config, String> {
@@ -23,7 +26,19 @@ fn the_reference_shows_the_defaults() {
     assert_eq!(reference.admin_socket, empty.admin_socket);
     assert_eq!(reference.dial_timeout, empty.dial_timeout);
     assert_eq!(reference.drain_timeout, empty.drain_timeout);
-    let nowhere = outsock_core::route::Query::tcp("web", 9);
+    assert_eq!(reference.names, empty.names);
+    let guest =
+        parse("[[guest]]\nname = \"a\"\ncid = 3\nsocket = \"/a\"\n").unwrap().guests.remove(0);
+    let shown = &reference.guests[0];
+    assert_eq!(shown.resolve, guest.resolve);
+    assert_eq!(shown.limits.connections_max, guest.limits.connections_max);
+    assert_eq!(shown.limits.connects_per_second_max, guest.limits.connects_per_second_max);
+    let group =
+        parse("[[group]]\nname = \"g\"\nmembers = [\"direct\"]\n").unwrap().groups.remove(0);
+    let shown = &reference.groups[0];
+    assert_eq!((shown.policy, shown.member_timeout), (group.policy, group.member_timeout));
+    assert_eq!(shown.check_interval, group.check_interval);
+    let nowhere = Query::tcp("web", 9);
     assert_eq!(empty.routes.decide(&nowhere).action, RuleAction::Refuse(Errno::EACCES));
 }
 
@@ -37,7 +52,10 @@ fn the_reference_has_every_key() {
             continue;
         };
         let shown = text.contains(&format!("{key} =")) || text.contains(&format!("[{key}]"));
-        assert!(shown || key.starts_with("struct"), "configs/reference.toml lacks {key}");
+        assert!(
+            shown || key.starts_with("struct") || key.starts_with("enum"),
+            "configs/reference.toml lacks {key}"
+        );
     }
 }
 
@@ -61,6 +79,42 @@ fn mistakes_name_file_line_and_key() {
         ("[[route]]\nvia = \"direct\"\nrefuse = \"EACCES\"\n", "gw.toml:3: refuse: "),
         ("[[route]]\nvia = \"direct\"\ntarget = \"here\"\n", "gw.toml:3: target: "),
         ("[[transport]]\nname = \"t\"\nkind = \"qic\"\n", "gw.toml:3: kind: "),
+        ("[[route]]\nguests = [\"\"]\nvia = \"direct\"\n", "gw.toml:2: guests: an empty pattern"),
+        ("[[route]]\ndomains = [\"a b\"]\nvia = \"direct\"\n", "gw.toml:2: domains: "),
+        ("[[route]]\nprotocol = \"icmp\"\nvia = \"direct\"\n", "gw.toml:2: protocol: "),
+        (
+            "[[route]]\nvia = \"direct\"\ntarget = \"unix:/run/outsock/gateway.sock\"\n",
+            "gw.toml:3: target: this is the gateway's own socket",
+        ),
+        ("[names]\npool_v4 = \"198.18.0.0/31\"\n", "gw.toml:2: pool_v4: "),
+        ("[names]\npool_v6 = \"fd00::/120\"\n", "gw.toml:2: pool_v6: "),
+        ("[names]\nnameservers = [\"dns\"]\n", "gw.toml:2: nameservers: "),
+        (
+            "[[group]]\nname = \"g\"\nmembers = [\"x\"]\n",
+            "gw.toml:3: members: there is no transport",
+        ),
+        ("[[group]]\nname = \"g\"\nmembers = []\n", "gw.toml:3: members: a group has 1 to"),
+        ("[[group]]\nname = \"direct\"\nmembers = [\"direct\"]\n", "gw.toml:2: name: "),
+        (
+            "[[group]]\nname = \"g\"\nmembers = [\"direct\"]\npolicy = \"latency\"\n",
+            "gw.toml:2: name: policy = \"latency\" needs check",
+        ),
+        (
+            "[[group]]\nname = \"g\"\nmembers = [\"direct\"]\ncheck_interval_ms = 1\n",
+            "gw.toml:4: check_interval_ms: checks are at least",
+        ),
+        (
+            "[[guest]]\nname = \"a\"\ncid = 3\nsocket = \"/a\"\ntags = [\"x*\"]\n",
+            "gw.toml:5: tags: a tag has",
+        ),
+        (
+            "[[guest]]\nname = \"a\"\ncid = 3\nsocket = \"/a\"\nresolve = \"some\"\n",
+            "gw.toml:5: resolve: ",
+        ),
+        (
+            "[[guest]]\nname = \"a\"\ncid = 3\nsocket = \"/a\"\nbytes_per_second_max = 0\n",
+            "gw.toml:5: bytes_per_second_max: ",
+        ),
         ("x = \n", "gw.toml:1: "),
     ] {
         let error = parse(text).unwrap_err();

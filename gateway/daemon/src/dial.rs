@@ -1,0 +1,162 @@
+//! Dial: one connection by a chosen way, over as many members and addresses as it takes.
+//!
+//! in: a [`Chosen`] way; out: a connection, or the error that a program sees. Kept: a guest hears of
+//! success only when a far socket has connected, so the next member of a group is tried before the
+//! guest knows of anything; of several addresses the next begins when the one before has failed or
+//! taken [`limits::NEXT_ADDRESS_MS`] (RFC 8305), and what loses is dropped. Bounds: the dial's
+//! timeout over all, a group's own for each member.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outsock_transport::{Destination, DialError, DialRequest, Dialed, Transport};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::choose::Chosen;
+use crate::config::Target;
+use crate::limits;
+use crate::policy::Policy;
+use crate::registry::{NamedTransport, Way};
+
+/// A connection that stands, and how it came to be.
+#[derive(Debug)]
+pub(crate) struct Reached {
+    pub(crate) dialed: Dialed,
+    pub(crate) transport: Arc<str>,
+    pub(crate) peer: Destination,
+}
+
+/// Who dials, and how long it may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    pub(crate) cid: u64,
+    pub(crate) source: Option<SocketAddr>,
+    pub(crate) timeout: Duration,
+}
+
+/// Dials.
+pub(crate) async fn dial(
+    policy: &Policy,
+    chosen: &Chosen,
+    terms: Terms,
+) -> Result<Reached, DialError> {
+    let deadline = Instant::now() + terms.timeout;
+    match policy.way(chosen.way) {
+        None => Err(DialError::NetworkUnreachable),
+        Some(Way::Transport(named)) => one_member(&named, chosen, terms, deadline).await,
+        Some(Way::Group(group)) => {
+            let mut first_error = None;
+            let members = group.order(terms.cid);
+            let last = members.len().saturating_sub(1);
+            for (at, (member, named)) in members.into_iter().enumerate() {
+                // The last one may use what time is left: nobody waits behind it.
+                let limit = Instant::now() + group.config.member_timeout;
+                let until = if at == last { deadline } else { deadline.min(limit) };
+                let outcome = one_member(&named, chosen, terms, until).await;
+                group.dialled(member, terms.cid, outcome.as_ref().err());
+                match outcome {
+                    Ok(reached) => return Ok(reached),
+                    Err(error) => {
+                        tracing::debug!(
+                            group = group.config.name, member = %named.name, %error, "next member"
+                        );
+                        first_error.get_or_insert(error);
+                    }
+                }
+            }
+            Err(first_error.unwrap_or(DialError::NetworkUnreachable))
+        }
+    }
+}
+
+async fn one_member(
+    named: &NamedTransport,
+    chosen: &Chosen,
+    terms: Terms,
+    deadline: Instant,
+) -> Result<Reached, DialError> {
+    let destinations = destinations(&*named.transport, chosen)?;
+    let timeout = deadline.saturating_duration_since(Instant::now());
+    let request =
+        |destination| DialRequest { source: terms.source, timeout, ..DialRequest::to(destination) };
+    let all = async {
+        match <[Destination; 1]>::try_from(destinations) {
+            Ok([only]) => {
+                let dialed = named.transport.dial(request(only.clone())).await?;
+                Ok((dialed, only))
+            }
+            Err(several) => race(&named.transport, several, request).await,
+        }
+    };
+    // A transport that forgets its timeout must not hold a group up.
+    let outcome = tokio::time::timeout_at(deadline, all).await;
+    let (dialed, peer) = outcome.unwrap_or(Err(DialError::TimedOut))?;
+    Ok(Reached { dialed, transport: Arc::clone(&named.name), peer })
+}
+
+/// What a transport is asked to dial: an address that was decided about before any name.
+fn destinations(transport: &dyn Transport, chosen: &Chosen) -> Result<Vec<Destination>, DialError> {
+    match &chosen.target {
+        Some(Target::Address(address)) => return Ok(vec![Destination::Address(*address)]),
+        Some(Target::Unix(path)) => return Ok(vec![Destination::Unix(path.clone())]),
+        None => {}
+    }
+    let can = transport.capabilities();
+    let addresses = chosen.addresses.as_deref().unwrap_or_default();
+    if can.dials_addresses && !addresses.is_empty() {
+        let to = |ip: &std::net::IpAddr| Destination::Address((*ip, chosen.port).into());
+        return Ok(addresses.iter().map(to).collect());
+    }
+    match &chosen.name {
+        Some(name) if can.dials_names => {
+            Ok(vec![Destination::Name { name: name.clone(), port: chosen.port }])
+        }
+        // The name has no address.
+        Some(_) => Err(DialError::HostUnreachable),
+        None => Err(DialError::UnsupportedDestination("an address without a name")),
+    }
+}
+
+/// Several addresses of one name.
+async fn race(
+    transport: &Arc<dyn Transport>,
+    several: Vec<Destination>,
+    request: impl Fn(Destination) -> DialRequest,
+) -> Result<(Dialed, Destination), DialError> {
+    let mut waiting = several.into_iter();
+    let mut running = JoinSet::new();
+    let mut first_error = None;
+    let mut start = |running: &mut JoinSet<_>| {
+        let Some(destination) = waiting.next() else { return false };
+        let (transport, request) = (Arc::clone(transport), request(destination.clone()));
+        running.spawn(async move {
+            let dialed = transport.dial(request).await?;
+            Ok::<_, DialError>((dialed, destination))
+        });
+        true
+    };
+    let mut more = start(&mut running);
+    loop {
+        let pause = tokio::time::sleep(Duration::from_millis(limits::NEXT_ADDRESS_MS));
+        tokio::select! {
+            ended = running.join_next() => match ended {
+                // Dropping the set drops the others' dials.
+                Some(Ok(Ok(reached))) => return Ok(reached),
+                Some(Ok(Err(error))) => {
+                    first_error.get_or_insert(error);
+                    more = start(&mut running);
+                }
+                // A transport panicked: its own trouble.
+                Some(Err(_)) => more = start(&mut running),
+                None => return Err(first_error.unwrap_or(DialError::HostUnreachable)),
+            },
+            () = pause, if more => more = start(&mut running),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "dial/tests.rs"]
+mod tests;

@@ -1,0 +1,1 @@
+//! Groups and races over the memory transport.

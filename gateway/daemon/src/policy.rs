@@ -1,0 +1,69 @@
+//! Policy: everything that a reload replaces, as one value.
+//!
+//! in: a checked configuration, and the policy before it; out: transports that dial, groups that
+//! check, rules. Shared and never changed: who began under one policy ends under it, and a reload
+//! is one swap. Kept: transports, groups and resolvers that a reload did not change live on, with
+//! what they know. Bound: two policies' worth while calls end.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use outsock_core::route::WayId;
+
+use crate::config::{Config, Guest};
+use crate::group::LiveGroup;
+use crate::registry::{Transports, Way};
+use crate::upstream::Upstream;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Policy {
+    pub(crate) config: Config,
+    pub(crate) upstream: Arc<Upstream>,
+    transports: Transports,
+    groups: Vec<Arc<LiveGroup>>,
+    guests: HashMap<String, usize>,
+}
+
+impl Policy {
+    /// Builds a policy; `before` is the one that it will replace.
+    pub(crate) fn build(config: Config, before: Option<&Self>) -> Arc<Self> {
+        let transports = Transports::build(&config.transports, before.map(|b| &b.transports));
+        let upstream = before
+            .filter(|before| before.config.names.nameservers == config.names.nameservers)
+            .map(|before| Arc::clone(&before.upstream));
+        let upstream =
+            upstream.unwrap_or_else(|| Arc::new(Upstream::new(&config.names.nameservers)));
+        let groups = config
+            .groups
+            .iter()
+            .map(|group| {
+                let members = group.members.iter().filter_map(|at| transports.at(*at)).collect();
+                let old = before.into_iter().flat_map(|before| &before.groups);
+                LiveGroup::start(group, members, Arc::clone(&upstream), old)
+            })
+            .collect();
+        let names = config.guests.iter().map(|guest| guest.name.clone());
+        let guests = names.zip(0..).collect();
+        Arc::new(Self { config, upstream, transports, groups, guests })
+    }
+
+    /// A guest's settings.
+    pub(crate) fn guest(&self, name: &str) -> Option<&Guest> {
+        self.config.guests.get(*self.guests.get(name)?)
+    }
+
+    /// What a rule's number stands for.
+    pub(crate) fn way(&self, id: WayId) -> Option<Way<'_>> {
+        let at = usize::from(id.0);
+        match self.transports.at(at) {
+            Some(member) => Some(Way::Transport(member)),
+            None => self.groups.get(at.checked_sub(self.transports.len())?).map(Way::Group),
+        }
+    }
+
+    /// The groups.
+    pub(crate) fn groups(&self) -> &[Arc<LiveGroup>] {
+        &self.groups
+    }
+}
