@@ -17,7 +17,6 @@ use tokio::time::Instant;
 use crate::choose::Chosen;
 use crate::config::Target;
 use crate::limits;
-use crate::policy::Policy;
 use crate::registry::{NamedTransport, Way};
 
 /// A connection that stands, and how it came to be.
@@ -38,15 +37,14 @@ pub(crate) struct Terms {
 
 /// Dials.
 pub(crate) async fn dial(
-    policy: &Policy,
+    way: Way<'_>,
     chosen: &Chosen,
     terms: Terms,
 ) -> Result<Reached, DialError> {
     let deadline = Instant::now() + terms.timeout;
-    match policy.way(chosen.way) {
-        None => Err(DialError::NetworkUnreachable),
-        Some(Way::Transport(named)) => one_member(&named, chosen, terms, deadline).await,
-        Some(Way::Group(group)) => {
+    match way {
+        Way::Transport(named) => one_member(&named, chosen, terms, deadline).await,
+        Way::Group(group) => {
             let mut first_error = None;
             let members = group.order(terms.cid);
             let last = members.len().saturating_sub(1);

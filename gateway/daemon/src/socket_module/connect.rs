@@ -117,7 +117,9 @@ impl Course<'_> {
                 source: request.source,
                 timeout: self.policy.config.dial_timeout,
             };
-            let reached = dial(self.policy, &chosen, terms).await.map_err(ConnectError::Dial)?;
+            let way = self.policy.way(chosen.way);
+            let way = way.ok_or(ConnectError::Dial(DialError::NetworkUnreachable))?;
+            let reached = dial(way, &chosen, terms).await.map_err(ConnectError::Dial)?;
             Ok((chosen, reached))
         };
         let (chosen, reached) = tokio::select! {
