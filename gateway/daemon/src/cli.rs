@@ -89,7 +89,7 @@ pub(crate) struct Reload {
 
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
-    /// Where the connection goes: NAME:PORT, ADDRESS:PORT or [ADDRESS]:PORT.
+    /// Where the connection goes: NAME:PORT or ADDRESS:PORT, an IPv6 address in brackets.
     pub(crate) destination: String,
     /// The guest that it comes from.
     #[arg(long, short)]
