@@ -50,13 +50,13 @@ pub(crate) const ADMIN_ANSWER_MS: u64 = 30_000;
 /// Admin clients at the same time.
 pub(crate) const ADMIN_CLIENTS_MAX: usize = 16;
 
-/// Connections of one guest when the configuration does not say. Each is a descriptor of the host;
-/// the gateway's own limit of them is 2^20 on most hosts.
-pub(crate) const CONNECTIONS_PER_GUEST: u64 = 16_384;
+/// Connections of one guest when the configuration does not say: what its device holds. Each is a
+/// descriptor of the host.
+pub(crate) const CONNECTIONS_PER_GUEST: u64 = outsock_core::limits::CONNECTIONS_MAX as u64;
 
-/// Connects per second of one guest when the configuration does not say: many times what a busy
-/// proxy does, and little enough that a loop that only connects leaves the others their share.
-pub(crate) const CONNECTS_PER_SECOND: u64 = 2_000;
+/// Connects per second of one guest when the configuration does not say: twice what one processor
+/// can dial, half of what it can refuse, so that only a flood meets it.
+pub(crate) const CONNECTS_PER_SECOND: u64 = 50_000;
 
 /// Groups of transports.
 pub(crate) const GROUPS_MAX: usize = 1024;

@@ -48,6 +48,7 @@ mod status;
 mod throttle;
 mod upstream;
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -91,7 +92,10 @@ fn main() -> ExitCode {
 fn run_gateway(run: &cli::Run) -> anyhow::Result<()> {
     let config = config::Config::load(&run.config)?;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     if run.log_json {
         log.json().init();
     } else {
