@@ -2,7 +2,7 @@
 //!
 //! in: text of a configuration; out: values that match text. Plain data. Kept: matching takes time
 //! linear in the text for each `*`, never exponential. Bound:
-//! [`limits::PATTERN_BYTES_MAX`](crate::limits::PATTERN_BYTES_MAX).
+//! [`limits::PATTERN_BYTES_MAX`].
 
 use std::fmt;
 use std::str::FromStr;

@@ -6,7 +6,7 @@ use outsock_transport::Listener;
 use outsock_transport_memory::{DialFault, Faults, Network};
 
 use super::*;
-use crate::config::GroupConfig;
+use crate::config::{GroupConfig, HostPort};
 use crate::group::LiveGroup;
 use crate::upstream::Upstream;
 
@@ -52,12 +52,16 @@ impl Side {
 }
 
 fn group(policy: Policy, sides: &[&Side]) -> Arc<LiveGroup> {
+    checked_group(policy, sides, None)
+}
+
+fn checked_group(policy: Policy, sides: &[&Side], check: Option<HostPort>) -> Arc<LiveGroup> {
     let config = GroupConfig {
         name: "g".to_owned(),
         members: (0..sides.len()).collect(),
         policy,
         member_timeout: Duration::from_secs(5),
-        check: None,
+        check,
         check_interval: Duration::from_secs(30),
     };
     let members = sides.iter().map(|side| side.named.clone()).collect();
@@ -116,7 +120,7 @@ async fn when_all_fail_the_first_error_counts() {
 #[tokio::test(start_paused = true)]
 async fn of_several_addresses_a_silent_one_delays_the_next_by_a_quarter_of_a_second() {
     let (dead, alive) = (at("2001:db8::1"), at("192.0.2.1"));
-    let side = side("m", &[alive.clone()]).await;
+    let side = side("m", std::slice::from_ref(&alive)).await;
     side.break_with(&dead, DialFault::Hold);
     let begun = Instant::now();
     let to = chosen(&["2001:db8::1", "192.0.2.1"], Some("a.example"));
@@ -142,4 +146,38 @@ async fn what_was_decided_about_is_what_is_dialled() {
     let target = Some(Target::Address("192.0.2.1:80".parse().unwrap()));
     let elsewhere = Chosen { target, ..chosen(&["198.51.100.7"], None) };
     assert_eq!(dial(elsewhere).await, Ok(at("192.0.2.1")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn checks_say_who_works_whatever_guests_dial() {
+    let (there, probe) = (at("192.0.2.1"), at("192.0.2.9"));
+    let first = side("first", &[there.clone(), probe.clone()]).await;
+    let second = side("second", &[there.clone(), probe.clone()]).await;
+    let check = Some(HostPort::Address("192.0.2.9:80".parse().unwrap()));
+    let group = checked_group(Policy::Failover, &[&first, &second], check);
+    let works = || group.health().iter().map(|(_, works, _)| *works).collect::<Vec<_>>();
+    let settle = async |expected: [bool; 2]| {
+        let until = Instant::now() + Duration::from_secs(120);
+        while works() != expected {
+            assert!(Instant::now() < until, "{:?} is not {expected:?}", works());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    settle([true, true]).await;
+    // A guest dials what is dead, again and again: nobody else is led astray.
+    let dead = chosen(&["192.0.2.77"], None);
+    let silent = at("192.0.2.77");
+    first.break_with(&silent, DialFault::Hold);
+    second.break_with(&silent, DialFault::Hold);
+    assert_eq!(by(&group, &dead, 3).await, Err(DialError::TimedOut));
+    let to = chosen(&["192.0.2.1"], None);
+    assert_eq!(by(&group, &to, 4).await.unwrap(), "first");
+    assert_eq!(by(&group, &to, 3).await.unwrap(), "first");
+    // The check itself fails: everybody moves, before anybody has to wait.
+    first.break_with(&probe, DialFault::Fail(DialError::NetworkUnreachable));
+    settle([false, true]).await;
+    assert_eq!(by(&group, &to, 4).await.unwrap(), "second");
+    first.break_with(&probe, DialFault::None);
+    settle([true, true]).await;
+    assert_eq!(by(&group, &to, 4).await.unwrap(), "first");
 }
