@@ -3,17 +3,15 @@
 use std::io::Write;
 
 use anyhow::{Context, Result};
-use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::cli::{Cli, Part};
 use crate::machine::{self, Machine};
 use crate::report::{PartReport, Report};
-use crate::{parts, table};
+use crate::{parts, supervise, table};
 
 /// Measures what the command line asks for and prints it.
 pub(crate) fn run(cli: &Cli) -> Result<()> {
-    // Below a supervisor that was killed there is nobody left to clean up.
-    set_parent_process_death_signal(Some(Signal::KILL))?;
+    supervise::end_with_supervisor()?;
     machine::raise_descriptor_limit()?;
     let mut machine = Machine::look();
     let mut done = Vec::new();

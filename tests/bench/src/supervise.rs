@@ -2,7 +2,8 @@
 //!
 //! in: signals; out: the exit status of the process that measures. Owner: the main thread. Kept: all
 //! processes below are in one group and all files in one folder; both are gone at the end, also after
-//! Ctrl-C or when a process below is killed. Bound: one process, one folder.
+//! Ctrl-C or when a process below is killed, and the processes when this one is. Bound: one process,
+//! one folder.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode, ExitStatus};
@@ -64,6 +65,20 @@ fn run() -> Result<Option<ExitStatus>> {
     let status = child.wait()?;
     outcome?;
     Ok((!interrupted.load(Ordering::Relaxed)).then_some(status))
+}
+
+/// In the measuring process: ends its group when the supervisor was killed and cannot do it.
+pub(crate) fn end_with_supervisor() -> Result<()> {
+    let supervisor = rustix::process::getppid();
+    let body = move || {
+        while rustix::process::getppid() == supervisor {
+            std::thread::sleep(POLL_INTERVAL);
+        }
+        // Includes this process, so there is nobody to tell when it fails.
+        let _ = rustix::process::kill_current_process_group(Signal::KILL);
+    };
+    std::thread::Builder::new().name("end".to_owned()).spawn(body)?;
+    Ok(())
 }
 
 fn wait(child: &mut Child, interrupted: &AtomicBool) -> Result<()> {
