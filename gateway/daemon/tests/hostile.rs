@@ -64,7 +64,14 @@ impl Scene {
     /// A driver that starts anew on the evil guest's socket is served as if nothing had been.
     fn evil_can_start_over(&self) {
         let guest = self.gateway.boot("evil", Options::default()).unwrap();
-        let connection = guest.dial(address(1)).unwrap().0;
+        // News of the guest before, up to the channel's bound, may still be on its way through the
+        // daemon: a new VM RPC stream is reset meanwhile.
+        let mut dialled = None;
+        eventually("a fresh guest is served", || {
+            dialled = guest.dial(address(1)).ok();
+            dialled.is_some()
+        });
+        let connection = dialled.unwrap().0;
         (&connection).write_all(b"x").unwrap();
         (&connection).read_exact(&mut [0]).unwrap();
         guest.assert_clean();
