@@ -79,9 +79,14 @@ fn reply(bytes: &[u8], asked: usize) -> Message {
 }
 
 async fn server() -> Server {
-    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let at = udp.local_addr().unwrap();
-    let tcp = TcpListener::bind(at).await.unwrap();
+    // A port that is free for UDP may be some client's for TCP: then another one.
+    let (udp, tcp, at) = loop {
+        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let at = udp.local_addr().unwrap();
+        if let Ok(tcp) = TcpListener::bind(at).await {
+            break (udp, tcp, at);
+        }
+    };
     let (by_udp, by_tcp) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let count = Arc::clone(&by_udp);
     tokio::spawn(async move {
