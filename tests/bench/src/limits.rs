@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// Bytes of a connection's receive buffer in the guest: what the agent sets.
+pub(crate) const AGENT_BUFFER_BYTES: u32 = 1024 * 1024;
+
 /// Bytes that one read may take, at either end: more than a socket hands out at once.
 pub(crate) const READ_BYTES: usize = 128 * 1024;
 

@@ -41,14 +41,28 @@ pub(crate) struct VirtualContestant<'a> {
     message_max: u32,
 }
 
-/// The guest that all parts use: of this layout, in QEMU.
-pub(crate) fn options(layout: Layout) -> Options {
+/// A guest of this layout, in QEMU.
+fn options(layout: Layout) -> Options {
     // Canaries cost a read for every packet.
     Options { canaries: false, ..Options::for_layout(layout) }
 }
 
 impl<'a> VirtualContestant<'a> {
-    /// A guest of the gateway.
+    /// A guest of the gateway, with as large a receive buffer for each connection as the agent asks
+    /// the kernel for.
+    pub(crate) fn of_gateway_with_agent(
+        layout: Layout,
+        place: (&'a Gateway, &str, u64),
+        way: Way,
+        server: &'a Server,
+    ) -> Result<Self> {
+        let mut contestant = Self::of_gateway(layout, place, way, server)?;
+        contestant.options.buf_alloc = limits::AGENT_BUFFER_BYTES;
+        contestant.recover()?;
+        Ok(contestant)
+    }
+
+    /// A guest of the gateway, with the kernel's own settings.
     pub(crate) fn of_gateway(
         layout: Layout,
         (gateway, guest, cid): (&'a Gateway, &str, u64),

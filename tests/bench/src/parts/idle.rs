@@ -39,7 +39,7 @@ pub(crate) fn measure(cli: &Cli) -> Result<PartReport> {
     let (name, cid) = guest_of(&layout, 0);
     let gateway = lab::gateway(cli, &server, &[(name.clone(), cid)])?;
     let place = (&gateway, name.as_str(), cid);
-    let ours = VirtualContestant::of_gateway(layout.clone(), place, Way::Tcp, &server)?;
+    let ours = VirtualContestant::of_gateway_with_agent(layout.clone(), place, Way::Tcp, &server)?;
     let mut steps = Vec::new();
     hold(&ours, &limits::IDLE_CONNECTIONS, &mut steps)?;
     let (mut peers, mut notes) = (Vec::new(), vec![MEMORY.to_owned()]);

@@ -79,7 +79,8 @@ pub(crate) fn measure(cli: &Cli, binary: &Path) -> Result<PartReport> {
     }
     let name = binary.file_name().unwrap_or_default().to_string_lossy();
     let notes = vec![format!(
-        "The peer is {name}, with its own default settings. From the guest of linux 7.2 it gets \
+        "The peer is {name}, with its own default settings, and both guests have the kernel's receive \
+         buffers, 256 KiB. From the guest of linux 7.2 it gets \
          {} B messages throughout, because it takes no packet of many descriptors. To the guest, \
          the messages are those of the server's writes. A connect of outsock's is one call of the \
          virtual guest's VM RPC client more, through a socket pair and two threads.",

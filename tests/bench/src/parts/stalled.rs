@@ -25,7 +25,7 @@ pub(crate) fn measure(cli: &Cli) -> Result<PartReport> {
     let (name, cid) = guest_of(&layout, 0);
     let gateway = lab::gateway(cli, &server, &[(name.clone(), cid)])?;
     let place = (&gateway, name.as_str(), cid);
-    let guest = VirtualContestant::of_gateway(layout.clone(), place, Way::Tcp, &server)?;
+    let guest = VirtualContestant::of_gateway_with_agent(layout.clone(), place, Way::Tcp, &server)?;
     let mut rows = Vec::new();
     for direction in [Direction::Out, Direction::In] {
         rows.push(fairness(cli, &guest, direction)?);

@@ -24,7 +24,8 @@ pub(crate) fn measure(cli: &Cli) -> Result<PartReport> {
         vec![Box::new(Native::new(&server, Way::Tcp))];
     for (layout, (name, cid)) in layouts.iter().zip(&guests) {
         let place = (&gateway, name.as_str(), *cid);
-        let guest = VirtualContestant::of_gateway(layout.clone(), place, Way::Tcp, &server)?;
+        let guest =
+            VirtualContestant::of_gateway_with_agent(layout.clone(), place, Way::Tcp, &server)?;
         contestants.push(Box::new(guest));
     }
     let cases = cli.cases(1);
@@ -41,7 +42,8 @@ pub(crate) fn measure(cli: &Cli) -> Result<PartReport> {
     }
     let notes = vec![
         "The virtual guest plays a kernel's vsock driver in one thread and copies each byte once; \
-         no program switches between user and kernel mode in it."
+         no program switches between user and kernel mode in it. Each connection has the receive \
+         buffer that the agent asks for, 1 MiB."
             .to_owned(),
         processor_time(&results, &cases),
     ];
