@@ -46,6 +46,8 @@ pub struct BootOptions {
     /// The guest's memory.
     pub memory_mib: u32,
     /// The guest's processors. User Mode Linux has one, whatever is said here.
+    /// One by default: under QEMU's software emulation a second processor sometimes runs into the
+    /// breakpoint that the kernel patches its code with (`Oops: int3` in the first seconds).
     pub cpus: u32,
     /// A host directory that the guest may write, at `/mnt/share`.
     pub share: Option<PathBuf>,
@@ -69,7 +71,7 @@ impl BootOptions {
             vsock_socket: None,
             cid: None,
             memory_mib: 512,
-            cpus: 2,
+            cpus: 1,
             share: None,
             accelerator: Accelerator::Auto,
             kernel_arguments: Vec::new(),
