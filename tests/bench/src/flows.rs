@@ -8,7 +8,6 @@ use outsock_virtual_guest::{Connection, Content, Running};
 
 use crate::case::{Direction, real};
 use crate::contestant::VirtualContestant;
-use crate::limits;
 use crate::protocol::{Purpose, Volume};
 
 /// Messages of flows: what programs write.
@@ -67,9 +66,4 @@ pub(crate) fn throughput(
         flow.wait()?;
     }
     Ok(real(bytes * count as u64) / began.elapsed().as_secs_f64())
-}
-
-/// Lets stalled flows fill what they can.
-pub(crate) fn settle() {
-    std::thread::sleep(limits::STALL_SETTLE);
 }

@@ -39,8 +39,11 @@ pub(crate) const STALLED_CONNECTIONS: usize = 1_000;
 /// How long it is read.
 pub(crate) const STALLED_PERIOD: Duration = Duration::from_secs(10);
 
-/// How long stalled flows are given to fill every buffer on their way.
+/// How long a stalled flow is given to fill every buffer on its way.
 pub(crate) const STALL_SETTLE: Duration = Duration::from_millis(500);
+
+/// How long all of them are: the kernel's socket buffers grow to some megabytes each.
+pub(crate) const STALL_SETTLE_ALL: Duration = Duration::from_secs(5);
 
 /// How long a process may take to start.
 pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(10);

@@ -51,7 +51,7 @@ fn fairness(cli: &Cli, guest: &VirtualContestant<'_>, direction: Direction) -> R
         // The one before the other in every second round: what comes first finds a rested machine.
         for stalls in [round % 2 == 0, round % 2 != 0] {
             let _stalled = stalls.then(|| flows::stall(guest, direction)).transpose()?;
-            flows::settle();
+            std::thread::sleep(limits::STALL_SETTLE);
             let rate = flows::throughput(guest, direction, others, bytes)?;
             if stalls { with.push(rate) } else { without.push(rate) }
         }
@@ -80,7 +80,7 @@ fn rest(guest: &VirtualContestant<'_>, gateway: &Gateway) -> Result<Row> {
         let direction = if index % 2 == 0 { Direction::Out } else { Direction::In };
         stalled.push(flows::stall(guest, direction)?);
     }
-    flows::settle();
+    std::thread::sleep(limits::STALL_SETTLE_ALL);
     let before = cpu::of_threads(gateway.pid());
     std::thread::sleep(limits::STALLED_PERIOD);
     let used = cpu::of_threads(gateway.pid()).saturating_sub(before).as_secs_f64();
