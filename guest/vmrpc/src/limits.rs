@@ -47,6 +47,20 @@ pub const DNS_QUERY_BYTES_MAX: usize = 4096;
 /// Bytes of a DNS answer: its length before it on TCP has 16 bits.
 pub const DNS_ANSWER_BYTES_MAX: usize = 65_535;
 
+/// Connections that one answer of INBOUND tells of: 70 bytes each. More wait for the next question.
+pub const NOTICES_MAX: usize = 256;
+
+/// Listeners in one report; those beyond it are in the next one.
+pub const REPORT_LISTENERS_MAX: usize = 1024;
+
+/// Places where one listener can be reached, as many as are told of.
+pub const PLACES_MAX: usize = 16;
+
+/// Bytes of such a place: the longest is the path of a Unix socket (107) or a host name.
+pub const PLACE_BYTES_MAX: usize = 512;
+
+const _: () = assert!(NOTICES_MAX * 80 < PAYLOAD_BYTES_MAX);
+const _: () = assert!(REPORT_LISTENERS_MAX * 8 < PAYLOAD_BYTES_MAX - 16);
 const _: () = assert!(DNS_ANSWER_BYTES_MAX <= PAYLOAD_BYTES_MAX);
 const _: () = assert!(VMRPC_PORT < TOKEN_MIN && TOKEN_MIN < TOKEN_MAX);
 const _: () = assert!(HOST_NAME_BYTES_MAX < PAYLOAD_BYTES_MAX);

@@ -1,4 +1,4 @@
-//! The `socket` host module, versions 1 and 2: functions and arguments.
+//! The `socket` host module, versions 1 to 3: functions and arguments.
 //!
 //! A connect takes two steps that travel together: the agent calls [`CONNECT`] with a fresh token,
 //! and opens a vsock connection to the host port of that number. The host answers the vsock REQUEST
@@ -8,7 +8,11 @@
 //! Version 2 differs in the arguments of [`CONNECT`] only: they say which program and user ask
 //! ([`Asserted`]), and the destination may be a name. An agent binds [`ALL_VERSIONS`], looks at
 //! `Binding::version` and encodes with [`ConnectRequest::encode`] for version 1 or
-//! [`ConnectRequest::encode_v2`] for version 2.
+//! [`ConnectRequest::encode_v2`] from version 2 on.
+//!
+//! Version 3 adds functions of its own: [`inbound`].
+
+pub mod inbound;
 
 use std::net::SocketAddr;
 
@@ -25,10 +29,13 @@ pub const VERSIONS: VersionRange = VersionRange::only(Version(1));
 /// The version whose arguments are [`ConnectRequest::encode_v2`].
 pub const V2: Version = Version(2);
 
+/// The version that adds the functions of [`inbound`].
+pub const V3: Version = Version(3);
+
 /// Every version that this crate describes.
-pub const ALL_VERSIONS: VersionRange = match VersionRange::new(Version(1), V2) {
+pub const ALL_VERSIONS: VersionRange = match VersionRange::new(Version(1), V3) {
     Some(range) => range,
-    None => VersionRange::only(V2),
+    None => VersionRange::only(V3),
 };
 
 /// Function 1: dial a destination for a token. Arguments [`ConnectRequest`], result
