@@ -153,7 +153,9 @@ impl Supervisor {
             source: (own.port() != 0 || !own.ip().is_unspecified()).then_some(own),
         };
         log::note(format_args!("thread {} connects to {peer}", notification.thread));
-        let new = match self.link.connect(&request) {
+        let (process, thread) = (subject.process.id, notification.thread);
+        let who = || self.identities.of(process, thread, now);
+        let new = match self.link.connect(&request, who) {
             Ok(new) => new,
             Err(errno) => return Ok(Answer::Fail(errno)),
         };

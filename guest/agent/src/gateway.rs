@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
-use outsock_vmrpc::socket::{self, ConnectReply, ConnectRequest, Hello, Token};
+use outsock_vmrpc::socket::{self, Asserted, ConnectReply, ConnectRequest, Hello, Token};
 use outsock_vmrpc::{Binding, Client, Errno, Fault, RpcError};
 
 use crate::dial::{self, Dialer};
@@ -100,7 +100,7 @@ fn set_send_timeout(stream: &OwnedFd) -> io::Result<()> {
 }
 
 fn greet(stream: OwnedFd) -> Result<(Binding, Hello), RpcError> {
-    let binding = Client::new(stream)?.bind_module(socket::NAME, socket::VERSIONS)?;
+    let binding = Client::new(stream)?.bind_module(socket::NAME, socket::ALL_VERSIONS)?;
     let hello = binding.perform_rpc(socket::HELLO, &[])?;
     let hello = Hello::decode(&hello).map_err(|error| RpcError::Protocol(error.0))?;
     Ok((binding, hello))
@@ -167,13 +167,23 @@ impl Link {
         self.up.as_ref().map(|up| up.session.watch.as_fd())
     }
 
-    /// Announces a connect and opens its data connection, which travel together.
-    pub(crate) fn connect(&self, request: &ConnectRequest) -> Result<OwnedFd, Errno> {
+    /// Announces a connect and opens its data connection, which travel together. `who` is asked only
+    /// when the gateway wants to know.
+    pub(crate) fn connect(
+        &self,
+        request: &ConnectRequest,
+        who: impl FnOnce() -> Asserted,
+    ) -> Result<OwnedFd, Errno> {
         let Some(up) = &self.up else { return Err(NO_GATEWAY) };
+        let arguments = if up.session.binding.version() >= socket::V2 {
+            request.encode_v2(&who())
+        } else {
+            request.encode()
+        };
         let token = request.token;
         let mailbox = self.mailbox.clone();
         let number = up.session.number;
-        up.session.binding.start_rpc(socket::CONNECT, &request.encode(), move |outcome| {
+        up.session.binding.start_rpc(socket::CONNECT, &arguments, move |outcome| {
             if outcome == Err(RpcError::Disconnected) {
                 mailbox.post(Event::Lost(number));
             }

@@ -33,6 +33,15 @@ pub(crate) const PROCESSES_MAX: usize = 1024;
 /// Threads whose process is remembered. Above it all are forgotten, which costs one look-up each.
 pub(crate) const THREADS_MAX: usize = 8192;
 
+/// Users whose names are remembered. Above it all are forgotten, which costs one look-up each.
+pub(crate) const USERS_MAX: usize = 1024;
+
+/// Bytes of /etc/passwd that are looked through: some 20,000 users.
+pub(crate) const USER_FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// How old a user's name may be before the file's time of change is looked at again.
+pub(crate) const USER_FILE_CHECK: Duration = Duration::from_secs(1);
+
 /// How long the call that makes an epoll set may take after the supervisor has let it pass. Until then
 /// a process's sets are looked for at every connect instead of remembered.
 pub(crate) const EPOLL_CREATION: Duration = Duration::from_millis(200);

@@ -23,6 +23,7 @@
 //! | [`weak`] | which outsourced sockets still exist |
 //! | [`epoll`] | moves a program's epoll registrations |
 //! | [`processes`], [`proc`] | whose call it is; what /proc says |
+//! | [`identity`] | which program and user asks |
 //! | [`route`], [`address`] | what stays in the guest; socket addresses |
 //! | [`gateway`], [`dial`], [`mailbox`] | the link to the host |
 //! | [`log`], [`limits`] | messages; every bound |
@@ -39,6 +40,7 @@ mod epoll;
 mod filter;
 mod gateway;
 mod held;
+mod identity;
 mod limits;
 mod log;
 mod mailbox;

@@ -21,6 +21,7 @@ use crate::descriptors::Duplicated;
 use crate::epoll::Mover;
 use crate::filter::Call;
 use crate::gateway::{self, Event, Link};
+use crate::identity::Identities;
 use crate::mailbox::Mailbox;
 use crate::notify::{Answer, Listener, Notification};
 use crate::processes::{Process, Processes};
@@ -64,6 +65,7 @@ pub(crate) struct Supervisor {
     pub(crate) routes: Routes,
     pub(crate) mover: Mover,
     pub(crate) processes: Processes,
+    pub(crate) identities: Identities,
     pub(crate) table: Table,
     pub(crate) weak: WeakSets,
     pub(crate) waiting: WaitingCalls,
@@ -106,6 +108,7 @@ impl Supervisor {
             routes: Routes::open()?,
             mover: Mover::start()?,
             processes: Processes::default(),
+            identities: Identities::default(),
             table: Table::default(),
             weak: WeakSets::default(),
             waiting: WaitingCalls::default(),

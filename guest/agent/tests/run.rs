@@ -238,6 +238,38 @@ fn one_cannot_supervise_the_other_and_says_why() {
 }
 
 #[test]
+fn the_gateway_hears_who_asks() {
+    if !has_python() {
+        return;
+    }
+    let lab = Lab::new();
+    let (_server, port) = silent_server();
+    // The shell connects by itself, then becomes another program in the same process, which then
+    // becomes another user, if it may.
+    let python = format!(
+        "{CONNECT}
+import os
+connect('198.51.100.1', {port})
+if os.getuid() == 0: os.setresuid(65534, 65534, 0)
+connect('198.51.100.1', {port})
+"
+    );
+    let script = format!("exec 5<>/dev/tcp/198.51.100.1/{port}; exec python3 -c \"$0\"");
+    let output = lab.outsock(&["bash", "-c", &script, &python]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let asserted = lab.gateway.asserted();
+    let name = |at: usize| asserted[at].program.as_deref().unwrap_or("").rsplit('/').next();
+    assert_eq!(asserted.len(), 3, "{asserted:?}");
+    assert_eq!(name(0), Some("bash"));
+    assert!(name(1).is_some_and(|name| name.starts_with("python3")), "{asserted:?}");
+    assert!(asserted[0].pid.is_some() && asserted[0].pid == asserted[2].pid, "{asserted:?}");
+    if asserted[0].user_id == Some(0) {
+        assert_eq!(asserted[0].user_name.as_deref(), Some("root"));
+        assert_eq!(asserted[2].user_id, Some(65_534));
+    }
+}
+
+#[test]
 fn when_the_gateway_goes_connects_fail_and_when_it_is_back_they_work() {
     if !has_python() {
         return;

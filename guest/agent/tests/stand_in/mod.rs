@@ -24,7 +24,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use outsock_vmrpc::host::{CallError, Caller, HostModule, Registry, serve};
-use outsock_vmrpc::socket::{self, ConnectReply, ConnectRequest, Destination, Hello, Token};
+use outsock_vmrpc::socket::{
+    self, Asserted, ConnectReply, ConnectRequest, Destination, Hello, Token,
+};
 use outsock_vmrpc::{Errno, ModuleName, Version, VersionRange};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpStream, UnixListener, UnixStream};
@@ -43,6 +45,7 @@ struct State {
     slots: Mutex<HashMap<u32, Slot>>,
     dials: Mutex<HashMap<u32, tokio::task::AbortHandle>>,
     counters: Mutex<Counters>,
+    asserted: Mutex<Vec<Asserted>>,
 }
 
 /// What the stand-in has seen.
@@ -141,19 +144,24 @@ impl HostModule for SocketModule {
     }
 
     fn versions(&self) -> VersionRange {
-        socket::VERSIONS
+        socket::ALL_VERSIONS
     }
 
     async fn call(
         &self,
         caller: &Caller,
-        _: Version,
+        version: Version,
         function: u32,
         arguments: Vec<u8>,
     ) -> Result<Vec<u8>, CallError> {
         match function {
             socket::CONNECT => {
-                let request = ConnectRequest::decode(&arguments)?;
+                let (request, asserted) = if version >= socket::V2 {
+                    ConnectRequest::decode_v2(&arguments)?
+                } else {
+                    (ConnectRequest::decode(&arguments)?, Asserted::default())
+                };
+                self.0.asserted.lock().unwrap().push(asserted);
                 let token = request.token.raw();
                 let module = Self(Arc::clone(&self.0));
                 let task = tokio::spawn(async move { module.connect(request).await });
@@ -246,6 +254,11 @@ impl Gateway {
 
     pub(crate) fn counters(&self) -> Counters {
         *self.state.counters.lock().unwrap()
+    }
+
+    /// Who asked, connect by connect.
+    pub(crate) fn asserted(&self) -> Vec<Asserted> {
+        self.state.asserted.lock().unwrap().clone()
     }
 
     /// The option that makes the agent use this stand-in.
