@@ -40,6 +40,15 @@ pub const PROGRAM_BYTES_MAX: usize = 4095;
 /// Bytes of a user's name that a guest asserts (`LOGIN_NAME_MAX` of Linux less one).
 pub const USER_NAME_BYTES_MAX: usize = 255;
 
+/// Socket options in one call: every kind once, and room for those to come.
+pub const SOCKET_OPTIONS_MAX: usize = 32;
+
+/// Bytes of the name of a congestion control (`TCP_CA_NAME_MAX` of Linux less the final zero).
+pub const CONGESTION_BYTES_MAX: usize = 15;
+
+/// Bytes of a `struct tcp_info`. Linux 7.0 has about 280, and only ever appends.
+pub const TCP_INFO_BYTES_MAX: usize = 1024;
+
 /// Bytes of a DNS query. A question is at most 271 bytes; the rest is for EDNS options, which are
 /// padded to a few hundred bytes (RFC 8467).
 pub const DNS_QUERY_BYTES_MAX: usize = 4096;

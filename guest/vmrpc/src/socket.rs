@@ -14,6 +14,8 @@
 
 pub mod inbound;
 
+pub mod options;
+
 use std::net::SocketAddr;
 
 use crate::limits;
