@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 use libc::iovec;
 use outsock_vmrpc::Errno;
@@ -14,8 +15,9 @@ use crate::bridge::BridgeEnd;
 /// One far end.
 #[derive(Debug)]
 pub(crate) enum HostEnd {
-    /// A connected stream socket of the host's kernel.
-    Socket(OwnedFd),
+    /// A connected stream socket of the host's kernel. The worker owns it; others hold it for the
+    /// time of a system call at most (`host_socket`).
+    Socket(Arc<OwnedFd>),
     /// A ring to an async task.
     Bridge(BridgeEnd),
 }

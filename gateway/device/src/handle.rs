@@ -14,6 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::bridge::{Bells, BridgeEnd, BridgeStream, bridge};
 use crate::end::HostEnd;
+use crate::host_socket::HostSocket;
 use crate::limits;
 use crate::stats::ConnectionStats;
 
@@ -93,7 +94,7 @@ pub struct FarEnd {
 impl FarEnd {
     /// A connected stream socket of this host's kernel. The worker makes only non-blocking calls.
     pub fn socket(fd: OwnedFd) -> Self {
-        Self::new(HostEnd::Socket(fd))
+        Self::new(HostEnd::Socket(Arc::new(fd)))
     }
 
     pub(crate) fn new(host: HostEnd) -> Self {
@@ -103,6 +104,14 @@ impl FarEnd {
     /// The connection's counters, to keep.
     pub fn stats(&self) -> Arc<ConnectionStats> {
         Arc::clone(&self.stats)
+    }
+
+    /// The kernel socket, to ask; `None` of a bridge.
+    pub fn host_socket(&self) -> Option<HostSocket> {
+        match &self.host {
+            HostEnd::Socket(fd) => Some(HostSocket(Arc::downgrade(fd))),
+            HostEnd::Bridge(_) => None,
+        }
     }
 }
 

@@ -9,13 +9,14 @@
 //! | `tx`, `rx` | the two passes: the hot path |
 //! | `ring`, `chain`, `pieces`, `memory` | virtqueues, descriptor chains, guest memory |
 //! | `end`, `ends` | host ends and their table |
+//! | `host_socket` | [`HostSocket`]: what the daemon asks a connection's kernel socket |
 //! | `stats` | [`ConnectionStats`]: one connection's counters and its end |
 //! | `bridge` | bounded byte rings to async tasks |
 //! | [`limits`] | every bound |
 //!
 //! Threads: per guest one that speaks vhost-user with the frontend and one vring worker; a guest's
 //! trouble stays in its own. `unsafe` is allowed here because guest memory is raw: it is confined to
-//! `memory`, `ring`, `chain`, `pieces` and `end`.
+//! `memory`, `ring`, `chain`, `pieces`, `end` and `host_socket`.
 
 mod backend;
 mod bridge;
@@ -24,6 +25,7 @@ mod end;
 mod ends;
 mod guest;
 mod handle;
+mod host_socket;
 pub mod limits;
 mod memory;
 mod pieces;
@@ -37,5 +39,6 @@ mod worker;
 pub use bridge::BridgeStream;
 pub use guest::{GuestDevice, GuestDeviceConfig, StartError};
 pub use handle::{DeviceCounters, DeviceHandle, FarEnd, News, Overloaded};
+pub use host_socket::HostSocket;
 pub use rlimit::raise_descriptor_limit;
 pub use stats::ConnectionStats;

@@ -1,10 +1,11 @@
-//! What is known of one connection while it lives, and how it ended.
+//! What is known of one connection while it lives, how it shall end, and how it ended.
 //!
 //! Shared by the worker, which counts, and the daemon, which reads. When the worker drops its share
 //! the connection is over, lingering bytes included.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64};
 
 use outsock_vmrpc::Errno;
 
@@ -15,6 +16,8 @@ pub struct ConnectionStats {
     bytes_to_guest: AtomicU64,
     /// The errno of a reset by the far side; 0 = none.
     reset: AtomicI32,
+    /// The guest's close is a reset.
+    abort_on_close: AtomicBool,
 }
 
 impl ConnectionStats {
@@ -32,6 +35,16 @@ impl ConnectionStats {
     /// established vsock connection reads as an end), so its agent asks here.
     pub fn reset(&self) -> Option<Errno> {
         Errno::new(self.reset.load(Relaxed))
+    }
+
+    /// Makes the guest's close a reset that drops what is unsent (SO_LINGER {1, 0}), or a close in
+    /// good order again.
+    pub fn set_abort_on_close(&self, abort: bool) {
+        self.abort_on_close.store(abort, Release);
+    }
+
+    pub(crate) fn aborts_on_close(&self) -> bool {
+        self.abort_on_close.load(Acquire)
     }
 
     /// Whether the worker is done with the connection.

@@ -379,6 +379,12 @@ impl Worker {
 
     fn close_after_flush(&mut self, now: Instant, id: ConnectionId) {
         let Some(end) = self.ends.of(id) else { return };
+        if end.stats.aborts_on_close() {
+            if let Some(end) = self.ends.remove(id) {
+                end.host.reset();
+            }
+            return;
+        }
         if end.pending.is_empty() || end.broken {
             if let Some(end) = self.ends.remove(id) {
                 end.host.close();

@@ -14,11 +14,13 @@
 pub mod conformance;
 pub mod error;
 pub mod limits;
+pub mod option;
 pub mod socket;
 pub mod stream;
 pub mod transport;
 
 pub use error::{AcceptError, DialError, ListenError};
+pub use option::SocketOption;
 pub use outsock_vmrpc::Errno;
 pub use socket::SocketStream;
 pub use stream::{AsyncStream, Stream};

@@ -9,12 +9,14 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
 use crate::error::{AcceptError, DialError, ListenError};
 use crate::limits;
+use crate::option::SocketOption;
 use crate::stream::Stream;
 
 /// Where a dial goes.
@@ -66,12 +68,16 @@ pub struct DialRequest {
     pub source: Option<SocketAddr>,
     /// Give up after this long with [`DialError::TimedOut`].
     pub timeout: Duration,
+    /// Options that the program set before it connected, for a transport that makes a TCP
+    /// connection of its own ([`crate::option::apply_all`]). None is an error: what cannot be set is
+    /// left.
+    pub options: Arc<[SocketOption]>,
 }
 
 impl DialRequest {
     /// A request that says only where to, with the patience of a Linux `connect()`.
     pub fn to(destination: Destination) -> Self {
-        Self { destination, source: None, timeout: limits::DIAL_TIMEOUT }
+        Self { destination, source: None, timeout: limits::DIAL_TIMEOUT, options: Arc::default() }
     }
 }
 

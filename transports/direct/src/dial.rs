@@ -1,6 +1,6 @@
 //! Dial: one `connect()` of the host's kernel, as a future that can be dropped.
 //!
-//! in:  a destination and a source port wish
+//! in:  a destination, a source port wish, options
 //! out: a connected socket and its own name, or the kernel's error
 //! owner: the future; it holds the only descriptor until the connection stands
 //! keeps: dropped half way, the far side sees nothing or a reset, and the descriptor is closed
@@ -8,29 +8,32 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use outsock_transport::{Destination, DialError, Dialed, Errno, Stream};
+use outsock_transport::{
+    Destination, DialError, DialRequest, Dialed, Errno, SocketOption, Stream, option,
+};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
 use crate::limits;
 
-pub(crate) async fn dial(
-    destination: &Destination,
-    source: Option<SocketAddr>,
-) -> Result<Dialed, DialError> {
-    match destination {
-        Destination::Address(address) => tcp(*address, source).await,
+pub(crate) async fn dial(request: &DialRequest) -> Result<Dialed, DialError> {
+    match &request.destination {
+        Destination::Address(address) => tcp(*address, request.source, &request.options).await,
         Destination::Unix(path) => unix(path).await,
         Destination::Name { .. } => Err(DialError::UnsupportedDestination("names")),
     }
 }
 
-async fn tcp(to: SocketAddr, source: Option<SocketAddr>) -> Result<Dialed, DialError> {
-    let socket = prepare(to, source).map_err(|error| DialError::from_io(&error))?;
+async fn tcp(
+    to: SocketAddr,
+    source: Option<SocketAddr>,
+    options: &[SocketOption],
+) -> Result<Dialed, DialError> {
+    let socket = prepare(to, source, options).map_err(|error| DialError::from_io(&error))?;
     let stream = socket.connect(to).await.map_err(|error| connect_error(&error, source))?;
     let local = stream.local_addr().map_err(|error| DialError::from_io(&error))?;
     if is_itself(&stream, local) {
@@ -43,10 +46,16 @@ async fn tcp(to: SocketAddr, source: Option<SocketAddr>) -> Result<Dialed, DialE
 }
 
 /// A socket that is ready to connect.
-fn prepare(to: SocketAddr, source: Option<SocketAddr>) -> io::Result<TcpSocket> {
+fn prepare(
+    to: SocketAddr,
+    source: Option<SocketAddr>,
+    options: &[SocketOption],
+) -> io::Result<TcpSocket> {
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(to), kind, Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
+    // The guest's own kernel has judged the values; one that this kernel does not have is left.
+    let _ = option::apply_all(socket.as_fd(), options);
     // A dial that is dropped after the kernel connected, but before anybody was told, must not look
     // like a client that came and said nothing.
     socket.set_linger(Some(Duration::ZERO))?;

@@ -73,7 +73,7 @@ impl Transport for Direct {
     }
 
     async fn dial(&self, request: DialRequest) -> Result<Dialed, DialError> {
-        let dial = dial::dial(&request.destination, request.source);
+        let dial = dial::dial(&request);
         match tokio::time::timeout(request.timeout, dial).await {
             Ok(dialed) => dialed,
             Err(_) => Err(DialError::TimedOut),
