@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outsock_transport::{Destination, DialError, DialRequest, Dialed, Transport};
+use outsock_transport::{Destination, DialError, DialRequest, Dialed, SocketOption, Transport};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -29,17 +29,18 @@ pub(crate) struct Reached {
 
 /// Who dials, and how long it may take.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Terms {
+pub(crate) struct Terms<'a> {
     pub(crate) cid: u64,
     pub(crate) source: Option<SocketAddr>,
     pub(crate) timeout: Duration,
+    pub(crate) options: &'a [SocketOption],
 }
 
 /// Dials.
 pub(crate) async fn dial(
     way: Way<'_>,
     chosen: &Chosen,
-    terms: Terms,
+    terms: Terms<'_>,
 ) -> Result<Reached, DialError> {
     let deadline = Instant::now() + terms.timeout;
     match way {
@@ -72,20 +73,34 @@ pub(crate) async fn dial(
 async fn one_member(
     named: &NamedTransport,
     chosen: &Chosen,
-    terms: Terms,
+    terms: Terms<'_>,
     deadline: Instant,
 ) -> Result<Reached, DialError> {
     let destinations = destinations(&*named.transport, chosen)?;
     let timeout = deadline.saturating_duration_since(Instant::now());
-    let request =
-        |destination| DialRequest { source: terms.source, timeout, ..DialRequest::to(destination) };
+    let options: Arc<[SocketOption]> = terms.options.into();
+    let request = |destination, source| {
+        let options = Arc::clone(&options);
+        DialRequest { source, timeout, options, ..DialRequest::to(destination) }
+    };
+    let from = async |destinations: Vec<Destination>, source| match <[Destination; 1]>::try_from(
+        destinations,
+    ) {
+        Ok([only]) => {
+            let dialed = named.transport.dial(request(only.clone(), source)).await?;
+            Ok((dialed, only))
+        }
+        Err(several) => {
+            race(&named.transport, several, |destination| request(destination, source)).await
+        }
+    };
     let all = async {
-        match <[Destination; 1]>::try_from(destinations) {
-            Ok([only]) => {
-                let dialed = named.transport.dial(request(only.clone())).await?;
-                Ok((dialed, only))
+        match from(destinations.clone(), terms.source).await {
+            // The port is taken on this host, not in the guest: as behind a NAT, another one does.
+            Err(DialError::AddressInUse) if terms.source.is_some() => {
+                from(destinations, None).await
             }
-            Err(several) => race(&named.transport, several, request).await,
+            outcome => outcome,
         }
     };
     // A transport that forgets its timeout must not hold a group up.

@@ -121,6 +121,10 @@ pub(crate) const LOG_LINES_BURST: u64 = 50;
 /// How often connections that are over are swept up, milliseconds.
 pub(crate) const SWEEP_MS: u64 = 1_000;
 
+/// Connections of one guest that a reset has ended, whose errno is remembered: the guest asks when its
+/// program looks at SO_ERROR after the end, soon or never. 12 bytes each.
+pub(crate) const RESETS_REMEMBERED_MAX: usize = 1024;
+
 /// Connections that one `status` lists; it says how many it left out.
 pub(crate) const STATUS_CONNECTIONS_MAX: usize = 10_000;
 

@@ -12,16 +12,19 @@
 //! | `guest` | what is known of one guest: its device, limits, connections |
 //! | `announced` | a token between its announcement and its end |
 //! | `connect` | the course of one connect |
+//! | `inspect` | options and counters of a connection that stands |
 
 mod announced;
 mod connect;
 mod guest;
+mod inspect;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use outsock_vmrpc::host::{CallError, Caller, HostModule};
+use outsock_vmrpc::socket::options::{self, SetOptions};
 use outsock_vmrpc::socket::{self, Asserted, ConnectRequest, Hello, Token};
 use outsock_vmrpc::{Errno, ModuleName, Version, VersionRange};
 
@@ -124,8 +127,24 @@ impl HostModule for SocketModule {
                 } else {
                     (ConnectRequest::decode(&arguments)?, Asserted::default())
                 };
-                let reply = self.0.connect(caller, request, asserted).await;
+                let reply = self.0.connect(caller, request, asserted, &[]).await;
                 Ok(reply.map_err(CallError::Errno)?.encode())
+            }
+            options::CONNECT_WITH if version >= socket::V3 => {
+                let (request, asserted, options) = options::decode_connect(&arguments)?;
+                let reply = self.0.connect(caller, request, asserted, &options).await;
+                Ok(reply.map_err(CallError::Errno)?.encode())
+            }
+            options::SET_OPTIONS if version >= socket::V3 => {
+                let guest = self.0.guest(caller).map_err(CallError::Errno)?;
+                let set = SetOptions::decode(&arguments)?;
+                inspect::set_options(&guest, &set).map_err(CallError::Errno)?;
+                Ok(Vec::new())
+            }
+            options::INSPECT if version >= socket::V3 => {
+                let guest = self.0.guest(caller).map_err(CallError::Errno)?;
+                let token = Token::decode(&arguments)?;
+                Ok(inspect::inspect(&guest, token).map_err(CallError::Errno)?.encode())
             }
             socket::CANCEL => {
                 let guest = self.0.guest(caller).map_err(CallError::Errno)?;

@@ -5,6 +5,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use outsock_device::HostSocket;
 use serde::{Deserialize, Serialize};
 
 use crate::connections::Connection;
@@ -158,7 +159,14 @@ fn one(guest: &str, connection: &Connection) -> ConnectionStatus {
         dial_us: connection.dial_us,
         bytes_from_guest: connection.stats.bytes_from_guest(),
         bytes_to_guest: connection.stats.bytes_to_guest(),
-        // The device holds the socket: it has to measure.
-        rtt_us: None,
+        rtt_us: connection.socket.as_ref().and_then(round_trip_us),
     }
+}
+
+/// `tcpi_rtt` of the kernel's `struct tcp_info`.
+fn round_trip_us(socket: &HostSocket) -> Option<u64> {
+    const TCPI_RTT_AT: usize = 68;
+    let info = socket.tcp_info().ok()?;
+    let rtt = info.get(TCPI_RTT_AT..)?.first_chunk::<4>()?;
+    Some(u64::from(u32::from_ne_bytes(*rtt)))
 }

@@ -10,10 +10,9 @@
 //! `Binding::version` and encodes with [`ConnectRequest::encode`] for version 1 or
 //! [`ConnectRequest::encode_v2`] from version 2 on.
 //!
-//! Version 3 adds functions of its own: [`inbound`].
+//! Version 3 adds functions of its own: [`inbound`], [`options`].
 
 pub mod inbound;
-
 pub mod options;
 
 use std::net::SocketAddr;
@@ -31,7 +30,7 @@ pub const VERSIONS: VersionRange = VersionRange::only(Version(1));
 /// The version whose arguments are [`ConnectRequest::encode_v2`].
 pub const V2: Version = Version(2);
 
-/// The version that adds the functions of [`inbound`].
+/// The version that adds the functions of [`inbound`] and [`options`].
 pub const V3: Version = Version(3);
 
 /// Every version that this crate describes.

@@ -10,7 +10,8 @@ use crate::config::{GroupConfig, HostPort};
 use crate::group::LiveGroup;
 use crate::upstream::Upstream;
 
-const TERMS: Terms = Terms { cid: 3, source: None, timeout: Duration::from_secs(60) };
+const TERMS: Terms<'_> =
+    Terms { cid: 3, source: None, timeout: Duration::from_secs(60), options: &[] };
 
 fn chosen(addresses: &[&str], name: Option<&str>) -> Chosen {
     let addresses: Vec<_> = addresses.iter().map(|ip| ip.parse().unwrap()).collect();

@@ -15,7 +15,8 @@ use outsock_device::FarEnd;
 use outsock_transport::{DialError, Stream};
 use outsock_vmrpc::Errno;
 use outsock_vmrpc::host::Caller;
-use outsock_vmrpc::socket::{Asserted, ConnectReply, ConnectRequest, Destination};
+use outsock_vmrpc::socket::options::SocketOption;
+use outsock_vmrpc::socket::{Asserted, ConnectReply, ConnectRequest, Destination, Token};
 
 use super::announced::Announced;
 use super::guest::LimitReached;
@@ -65,12 +66,13 @@ impl Sockets {
         caller: &Caller,
         request: ConnectRequest,
         asserted: Asserted,
+        options: &[SocketOption],
     ) -> Result<ConnectReply, Errno> {
         let guest = self.guest(caller)?;
         let policy = self.policy();
         let to = text(&request.destination);
         let course = Course { sockets: self, caller, guest: &guest, policy: &policy, to: &to };
-        let outcome = course.run(request, asserted).await;
+        let outcome = course.run(request, asserted, options).await;
         outcome.map_err(|error| {
             course.report(&error);
             error.errno()
@@ -91,6 +93,7 @@ impl Course<'_> {
         &self,
         request: ConnectRequest,
         asserted: Asserted,
+        options: &[SocketOption],
     ) -> Result<ConnectReply, ConnectError> {
         let (announced, cancelled) = Announced::new(Arc::clone(self.guest), request.token)
             .map_err(ConnectError::Unannounced)?;
@@ -116,6 +119,7 @@ impl Course<'_> {
                 cid: self.caller.cid,
                 source: request.source,
                 timeout: self.policy.config.dial_timeout,
+                options,
             };
             let way = self.policy.way(chosen.way);
             let way = way.ok_or(ConnectError::Dial(DialError::NetworkUnreachable))?;
@@ -128,7 +132,8 @@ impl Course<'_> {
         };
         let dial_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
         let held = pooled.then(|| self.sockets.names.hold(wanted.name.as_deref().unwrap_or("")));
-        let end = Made { chosen, asserted, dial_us, held };
+        let aborts = options.contains(&SocketOption::AbortOnClose(true));
+        let end = Made { token: request.token, chosen, asserted, dial_us, held, aborts };
         self.attach(announced, reached, end)
     }
 
@@ -178,7 +183,8 @@ impl Course<'_> {
                 (end, Some((bridge, far)))
             }
         };
-        let stats = end.stats();
+        let (stats, socket) = (end.stats(), end.host_socket());
+        stats.set_abort_on_close(made.aborts);
         announced.succeed(end).map_err(ConnectError::Unannounced)?;
         if let Some((bridge, far)) = pumped {
             tokio::spawn(pump(bridge, far, throttle));
@@ -191,6 +197,7 @@ impl Course<'_> {
         );
         self.guest.connections.add(|number| Connection {
             number,
+            token: made.token,
             destination: match &made.chosen.name {
                 Some(name) => format!("{name}:{}", made.chosen.port),
                 None => self.to.to_owned(),
@@ -202,6 +209,7 @@ impl Course<'_> {
             begun: Instant::now(),
             dial_us: made.dial_us,
             stats,
+            socket,
             _held: made.held,
         });
         Ok(ConnectReply { local })
@@ -245,10 +253,13 @@ impl Course<'_> {
 
 /// What is known of a connection besides its ends.
 struct Made {
+    token: Token,
     chosen: Chosen,
     asserted: Asserted,
     dial_us: u64,
     held: Option<crate::names::Held>,
+    /// The guest's close is a reset.
+    aborts: bool,
 }
 
 /// The address that a name is, if it is one. Only the standard spellings: a decimal or octal form is
