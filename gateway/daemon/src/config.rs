@@ -6,6 +6,7 @@
 
 mod error;
 mod guests;
+mod publish;
 mod raw;
 mod routes;
 #[cfg(test)]
@@ -25,6 +26,7 @@ use toml::Spanned;
 pub(crate) use error::ConfigError;
 use error::Place;
 pub(crate) use guests::{Guest, GuestLimits, Resolve};
+pub(crate) use publish::Publish;
 pub(crate) use routes::RouteDetail;
 pub(crate) use text::{HostPort, Target};
 pub(crate) use ways::{GroupConfig, TransportConfig, TransportKind};
@@ -62,6 +64,8 @@ pub(crate) struct Config {
     pub(crate) routes: RouteTable,
     /// What else is known of each rule, by its place.
     pub(crate) route_details: Vec<RouteDetail>,
+    /// Which listeners of guests others can reach.
+    pub(crate) publishes: Vec<Publish>,
 }
 
 /// Names and their synthetic addresses.
@@ -103,12 +107,14 @@ impl Config {
         own.push(&gateway.admin_socket);
         let numbers = ways::numbers(&transports, &groups);
         let (rules, route_details) = routes::check(&raw.route, &numbers, &own, place)?;
+        let publishes = publish::check(&raw.publish, &transports, &own, place)?;
         Ok(Self {
             dial_timeout: Duration::from_millis(gateway.dial_timeout_ms),
             drain_timeout: Duration::from_millis(gateway.drain_timeout_ms),
             names,
             routes: RouteTable::new(rules, gateway.default.0),
             route_details,
+            publishes,
             admin_socket: gateway.admin_socket,
             guests,
             transports,

@@ -18,18 +18,28 @@ use outsock_vmrpc::socket::{Asserted, Token};
 use crate::limits;
 use crate::names::Held;
 
+/// Who began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// Someone outside: the guest has accepted.
+    In,
+    /// The guest.
+    Out,
+}
+
 /// One connection that stands.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) number: u64,
     /// What the guest calls it.
     pub(crate) token: Token,
+    pub(crate) direction: Direction,
     pub(crate) asserted: Asserted,
-    /// Where the guest wanted to go.
+    /// Where the guest wanted to go; of one that came in, where the guest listens.
     pub(crate) destination: String,
     pub(crate) rule: String,
     pub(crate) transport: String,
-    /// What was dialled.
+    /// What was dialled, or who has.
     pub(crate) peer: String,
     pub(crate) begun: Instant,
     /// How long the dial took.

@@ -33,6 +33,8 @@ pub(crate) struct Reloaded {
     pub(crate) guests_added: Vec<String>,
     pub(crate) guests_removed: Vec<String>,
     pub(crate) routes: usize,
+    #[serde(default)]
+    pub(crate) publishes: usize,
 }
 
 /// Why a reload changed nothing.
@@ -100,8 +102,11 @@ impl Gateway {
         // From here on nothing can fail.
         let policy = Policy::build(config, Some(&before));
         self.sockets.set_policy(Arc::clone(&policy));
-        let mut changes =
-            Reloaded { routes: policy.config.route_details.len(), ..Reloaded::default() };
+        let mut changes = Reloaded {
+            routes: policy.config.route_details.len(),
+            publishes: policy.config.publishes.len(),
+            ..Reloaded::default()
+        };
         let gone = {
             let mut served = self.served();
             let gone: Vec<_> =
@@ -120,6 +125,7 @@ impl Gateway {
             self.sockets.remove_guest(guest.config.cid.0);
             changes.guests_removed.push(guest.config.name.clone());
         }
+        self.sockets.republish(&policy).await;
         // Joins their threads.
         let _ = tokio::task::spawn_blocking(move || drop(gone)).await;
         Ok(changes)

@@ -128,8 +128,36 @@ pub(crate) const RESETS_REMEMBERED_MAX: usize = 1024;
 /// Connections that one `status` lists; it says how many it left out.
 pub(crate) const STATUS_CONNECTIONS_MAX: usize = 10_000;
 
+/// Listeners that one `status` lists; it says how many it left out.
+pub(crate) const STATUS_LISTENERS_MAX: usize = 10_000;
+
 /// Rules that one `explain` lists: the last ones before the decision.
 pub(crate) const EXPLAIN_RULES_MAX: usize = 200;
 
 /// The least that is allowed at once under a limit of bytes per second: one buffer of the pump.
 pub(crate) const BYTES_BURST_MIN: u64 = PUMP_BYTES as u64;
+
+/// Configured publishes. Each is compared with every listener when it comes.
+pub(crate) const PUBLISHES_MAX: usize = 10_000;
+
+/// Sessions of one guest that may listen: one per agent, and an agent has one VM RPC stream.
+pub(crate) const SESSIONS_PER_GUEST_MAX: usize = RPC_STREAMS_PER_GUEST_MAX;
+
+/// Listeners of one guest, published or not. A forking server has one per port, a server with
+/// SO_REUSEPORT one per worker; each costs about 300 bytes.
+pub(crate) const LISTENERS_PER_GUEST_MAX: usize = 16_384;
+
+/// Places that one guest's listeners take on the host, each a listening socket.
+pub(crate) const ENDPOINTS_PER_GUEST_MAX: usize = 1_024;
+
+/// Connections of one listener that wait for its program, however long a backlog it asks for: the
+/// kernel's own bound (`net.core.somaxconn`).
+pub(crate) const LISTEN_BACKLOG_MAX: u32 = 4_096;
+
+/// Connections of one guest that wait for its programs, over all listeners. Each is a descriptor
+/// here and two sockets in the guest.
+pub(crate) const INBOUND_WAITING_MAX: usize = 8_192;
+
+/// How often a guest at its limit of connections is looked at for whether one has ended,
+/// milliseconds. Until then clients wait in the backlog of the host's socket.
+pub(crate) const INBOUND_ROOM_MS: u64 = 50;

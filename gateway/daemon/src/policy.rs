@@ -12,7 +12,7 @@ use outsock_core::route::WayId;
 
 use crate::config::{Config, Guest};
 use crate::group::LiveGroup;
-use crate::registry::{Transports, Way};
+use crate::registry::{NamedTransport, Transports, Way};
 use crate::upstream::Upstream;
 
 /// See the module.
@@ -60,6 +60,11 @@ impl Policy {
             Some(member) => Some(Way::Transport(member)),
             None => self.groups.get(at.checked_sub(self.transports.len())?).map(Way::Group),
         }
+    }
+
+    /// A transport by its place in the configuration.
+    pub(crate) fn transport(&self, at: usize) -> Option<NamedTransport> {
+        self.transports.at(at)
     }
 
     /// The groups.

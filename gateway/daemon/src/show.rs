@@ -8,7 +8,7 @@ use std::fmt::Write;
 use crate::config::Config;
 use crate::explain::Explanation;
 use crate::gateway::Reloaded;
-use crate::status::{ConnectionStatus, Status};
+use crate::status::{ConnectionStatus, PlaceStatus, Status};
 
 fn count(n: usize, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
@@ -23,6 +23,10 @@ pub(crate) fn summary(config: &Config) -> String {
     ];
     if !config.groups.is_empty() {
         parts.insert(2, count(config.groups.len(), "group"));
+    }
+    if !config.publishes.is_empty() {
+        let noun = if config.publishes.len() == 1 { "publish" } else { "publishes" };
+        parts.push(format!("{} {noun}", config.publishes.len()));
     }
     format!("ok: {}", parts.join(", "))
 }
@@ -98,6 +102,7 @@ pub(crate) fn status(status: &Status) -> String {
             let _ = writeln!(out, "  {}: {health}{speed}", member.transport);
         }
     }
+    published(&mut out, status);
     if !status.connections.is_empty() {
         out.push('\n');
         connections(&mut out, status);
@@ -105,16 +110,56 @@ pub(crate) fn status(status: &Status) -> String {
     out
 }
 
+/// Rules that publish, and listeners.
+fn published(out: &mut String, status: &Status) {
+    for publish in &status.publishes {
+        let _ = writeln!(out, "\npublish {}", publish.name);
+        for place in &publish.places {
+            let PlaceStatus { guest, transport, at, listeners, accepted } = place;
+            let listeners = count(*listeners, "listener");
+            let _ = writeln!(
+                out,
+                "  {at} via {transport} to {guest}: {listeners}, {accepted} accepted"
+            );
+        }
+        if publish.places.is_empty() {
+            let _ = writeln!(out, "  no guest listens on these ports");
+        }
+    }
+    if status.listeners.is_empty() {
+        return;
+    }
+    let row = |out: &mut String, cells: [&str; 5]| {
+        let [guest, program, address, waiting, places] = cells;
+        let _ = writeln!(out, "{guest:<12} {program:<24} {address:<28} {waiting:>7}  {places}");
+    };
+    out.push('\n');
+    row(out, ["GUEST", "PROGRAM", "LISTENS ON", "WAITING", "REACHED AT"]);
+    for listener in &status.listeners {
+        let program = listener.program.as_deref().unwrap_or("-").escape_debug().to_string();
+        let places = match (&listener.error, listener.places.join(", ")) {
+            (Some(error), _) => error.clone(),
+            (None, places) if places.is_empty() => "-".to_owned(),
+            (None, places) => places,
+        };
+        let waiting = listener.waiting.to_string();
+        row(out, [&listener.guest, &program, &listener.address, &waiting, &places]);
+    }
+    if status.listeners_left_out > 0 {
+        let _ = writeln!(out, "and {} more", status.listeners_left_out);
+    }
+}
+
 fn connections(out: &mut String, status: &Status) {
-    let row = |out: &mut String, cells: [&str; 9]| {
-        let [guest, program, to, rule, transport, peer, age, from, bytes_to] = cells;
+    let row = |out: &mut String, cells: [&str; 10]| {
+        let [guest, program, direction, to, rule, transport, peer, age, from, bytes_to] = cells;
         let _ = writeln!(
             out,
-            "{guest:<12} {program:<16} {to:<28} {rule:<16} {transport:<10} {peer:<24} {age:>8} \
-             {from:>10} {bytes_to:>10}"
+            "{guest:<12} {program:<16} {direction:<3} {to:<28} {rule:<16} {transport:<10} \
+             {peer:<24} {age:>8} {from:>10} {bytes_to:>10}"
         );
     };
-    row(out, ["GUEST", "PROGRAM", "TO", "RULE", "VIA", "PEER", "AGE", "FROM", "TO"]);
+    row(out, ["GUEST", "PROGRAM", "DIR", "TO", "RULE", "VIA", "PEER", "AGE", "FROM", "TO"]);
     for connection in &status.connections {
         let ConnectionStatus { guest, rule, transport, destination, peer, .. } = connection;
         let program = connection.program.as_deref().unwrap_or("-").escape_debug().to_string();
@@ -123,6 +168,7 @@ fn connections(out: &mut String, status: &Status) {
             [
                 guest,
                 &program,
+                &connection.direction,
                 destination,
                 rule,
                 transport,

@@ -13,10 +13,12 @@
 //! | `announced` | a token between its announcement and its end |
 //! | `connect` | the course of one connect |
 //! | `inspect` | options and counters of a connection that stands |
+//! | `inbound` | listeners, and the connections that come in for them |
 
 mod announced;
 mod connect;
 mod guest;
+mod inbound;
 mod inspect;
 
 use std::collections::HashMap;
@@ -24,6 +26,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use outsock_vmrpc::host::{CallError, Caller, HostModule};
+use outsock_vmrpc::socket::inbound::{
+    self as wire, ListenRequest, Refuse, Report, Session, Unlisten,
+};
 use outsock_vmrpc::socket::options::{self, SetOptions};
 use outsock_vmrpc::socket::{self, Asserted, ConnectRequest, Hello, Token};
 use outsock_vmrpc::{Errno, ModuleName, Version, VersionRange};
@@ -65,7 +70,10 @@ impl Sockets {
 
     /// Serves a guest no more.
     pub(crate) fn remove_guest(&self, cid: u64) {
-        self.guests.write().unwrap_or_else(PoisonError::into_inner).remove(&cid);
+        let removed = self.guests.write().unwrap_or_else(PoisonError::into_inner).remove(&cid);
+        if let Some(guest) = removed {
+            guest.inbound.close();
+        }
     }
 
     /// The policy of this moment. Who holds it acts by it to the end.
@@ -81,21 +89,26 @@ impl Sockets {
     /// Refuses new connections: the gateway is about to end.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+        self.all_guests().iter().for_each(|guest| guest.inbound.close());
+    }
+
+    fn all_guests(&self) -> Vec<Arc<GuestSockets>> {
+        let guests = self.guests.read().unwrap_or_else(PoisonError::into_inner);
+        guests.values().cloned().collect()
     }
 
     /// Forgets connections that are over.
     pub(crate) fn sweep(&self) {
-        let guests: Vec<_> = {
-            let guests = self.guests.read().unwrap_or_else(PoisonError::into_inner);
-            guests.values().cloned().collect()
-        };
-        guests.iter().for_each(|guest| guest.connections.sweep());
+        self.all_guests().iter().for_each(|guest| guest.connections.sweep());
     }
 
     /// The guest behind a call.
     pub(crate) fn guest(&self, caller: &Caller) -> Result<Arc<GuestSockets>, Errno> {
-        let guests = self.guests.read().unwrap_or_else(PoisonError::into_inner);
-        guests.get(&caller.cid).cloned().ok_or(Errno::ENETDOWN)
+        self.guest_of(caller.cid).ok_or(Errno::ENETDOWN)
+    }
+
+    fn guest_of(&self, cid: u64) -> Option<Arc<GuestSockets>> {
+        self.guests.read().unwrap_or_else(PoisonError::into_inner).get(&cid).cloned()
     }
 }
 
@@ -151,6 +164,9 @@ impl HostModule for SocketModule {
                 guest.cancel(Token::decode(&arguments)?);
                 Ok(Vec::new())
             }
+            wire::ATTEND..=wire::REFUSE | wire::LISTEN..=wire::REPORT if version >= socket::V3 => {
+                self.call_inbound(caller, function, &arguments).await
+            }
             socket::HELLO => Ok(Hello {
                 guest: caller.guest.to_string(),
                 gateway_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -158,5 +174,39 @@ impl HostModule for SocketModule {
             .encode()),
             _ => Err(CallError::NoSuchFunction),
         }
+    }
+}
+
+impl SocketModule {
+    /// The functions of version 3.
+    async fn call_inbound(
+        &self,
+        caller: &Caller,
+        function: u32,
+        arguments: &[u8],
+    ) -> Result<Vec<u8>, CallError> {
+        let sockets = &self.0;
+        let nothing = |()| Vec::new();
+        let answer = match function {
+            wire::LISTEN => {
+                let request = ListenRequest::decode(arguments)?;
+                sockets.listen(caller, request).await.map(|reply| reply.encode())
+            }
+            wire::UNLISTEN => {
+                sockets.unlisten(caller, Unlisten::decode(arguments)?).await.map(nothing)
+            }
+            wire::INBOUND => {
+                let report = Report::decode(arguments)?;
+                sockets.inbound(caller, report).await.map(|notices| notices.encode())
+            }
+            wire::REPORT => sockets.report(caller, Report::decode(arguments)?).map(nothing),
+            wire::ATTEND => {
+                let ended = sockets.attend(caller, Session::decode(arguments)?).await;
+                ended.map(|never| match never {})
+            }
+            wire::REFUSE => sockets.refuse(caller, Refuse::decode(arguments)?.0).map(nothing),
+            _ => return Err(CallError::NoSuchFunction),
+        };
+        answer.map_err(CallError::Errno)
     }
 }

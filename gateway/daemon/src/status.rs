@@ -1,17 +1,20 @@
 //! Status: the gateway's state as one value.
 //!
 //! in: the running gateway; out: what `status --json` prints. Fields are only ever added. Bound:
-//! [`limits::STATUS_CONNECTIONS_MAX`] connections are listed.
+//! [`limits::STATUS_CONNECTIONS_MAX`] connections and [`limits::STATUS_LISTENERS_MAX`] listeners are
+//! listed.
 
 use std::sync::atomic::Ordering::Relaxed;
 
 use outsock_device::HostSocket;
 use serde::{Deserialize, Serialize};
 
-use crate::connections::Connection;
+use crate::config::Publish;
+use crate::connections::{Connection, Direction};
 use crate::gateway::Gateway;
 use crate::guests::ServedGuest;
 use crate::limits;
+use crate::policy::Policy;
 
 /// See the module.
 #[derive(Debug, Serialize, Deserialize)]
@@ -19,6 +22,9 @@ pub(crate) struct Status {
     pub(crate) version: String,
     pub(crate) guests: Vec<GuestStatus>,
     pub(crate) groups: Vec<GroupStatus>,
+    pub(crate) publishes: Vec<PublishStatus>,
+    pub(crate) listeners: Vec<ListenerStatus>,
+    pub(crate) listeners_left_out: usize,
     pub(crate) connections: Vec<ConnectionStatus>,
     pub(crate) connections_left_out: usize,
 }
@@ -36,6 +42,10 @@ pub(crate) struct GuestStatus {
     pub(crate) dials_failed: u64,
     pub(crate) refused_by_rule: u64,
     pub(crate) refused_by_limit: u64,
+    /// Connections that came in.
+    pub(crate) accepted: u64,
+    /// Of them, those that wait until a program takes them.
+    pub(crate) waiting: u64,
     pub(crate) bytes_from_guest: u64,
     pub(crate) bytes_to_guest: u64,
     pub(crate) misbehaved: u64,
@@ -60,22 +70,60 @@ pub(crate) struct MemberStatus {
     pub(crate) latency_ms: Option<u64>,
 }
 
+/// One rule that publishes, and where it does.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct PublishStatus {
+    pub(crate) name: String,
+    pub(crate) places: Vec<PlaceStatus>,
+}
+
+/// One place on the host where a guest's listeners are reached.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct PlaceStatus {
+    pub(crate) guest: String,
+    pub(crate) transport: String,
+    pub(crate) at: String,
+    /// How many listeners stand behind it.
+    pub(crate) listeners: usize,
+    pub(crate) accepted: u64,
+}
+
+/// One listener in a guest, published or not.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ListenerStatus {
+    pub(crate) guest: String,
+    /// As the guest asserts.
+    pub(crate) program: Option<String>,
+    pub(crate) pid: Option<u32>,
+    /// As the program has bound it.
+    pub(crate) address: String,
+    pub(crate) backlog: u32,
+    pub(crate) waiting: u32,
+    /// Where it is reached; empty when no rule publishes it.
+    pub(crate) places: Vec<String>,
+    /// Why a rule that came later does not publish it.
+    pub(crate) error: Option<String>,
+}
+
 /// One connection that stands.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ConnectionStatus {
     pub(crate) guest: String,
     /// Counts the connections of the guest.
     pub(crate) number: u64,
+    /// "out": the guest connected. "in": someone connected to it.
+    pub(crate) direction: String,
     /// As the guest asserts, like `pid` and `user`.
     pub(crate) program: Option<String>,
     pub(crate) pid: Option<u32>,
     pub(crate) user_id: Option<u32>,
     pub(crate) user_name: Option<String>,
-    /// Where the guest wanted to go: by name, where one is known.
+    /// Where the guest wanted to go: by name, where one is known. Of one that came in: where the guest
+    /// listens.
     pub(crate) destination: String,
     pub(crate) rule: String,
     pub(crate) transport: String,
-    /// What was dialled.
+    /// What was dialled, or who has.
     pub(crate) peer: String,
     pub(crate) age_ms: u64,
     /// How long it took from the guest's call until the far socket had connected.
@@ -100,6 +148,7 @@ pub(crate) fn status(gateway: &Gateway) -> Status {
             }
         });
     }
+    let (listeners, listeners_left_out) = listeners(&served);
     let policy = gateway.sockets.policy();
     let groups = policy.groups().iter().map(|group| GroupStatus {
         name: group.config.name.clone(),
@@ -113,9 +162,58 @@ pub(crate) fn status(gateway: &Gateway) -> Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         guests: served.iter().map(guest_status).collect(),
         groups: groups.collect(),
+        publishes: publishes(&served, &policy),
+        listeners,
+        listeners_left_out,
         connections,
         connections_left_out: left_out,
     }
+}
+
+fn publishes(served: &[ServedGuest], policy: &Policy) -> Vec<PublishStatus> {
+    let empty =
+        |publish: &Publish| PublishStatus { name: publish.name.clone(), places: Vec::new() };
+    let mut all: Vec<_> = policy.config.publishes.iter().map(empty).collect();
+    for guest in served {
+        guest.sockets.inbound.each_endpoint(|endpoint| {
+            let Some(publish) = all.iter_mut().find(|publish| publish.name == endpoint.publish)
+            else {
+                return;
+            };
+            publish.places.push(PlaceStatus {
+                guest: guest.config.name.clone(),
+                transport: endpoint.transport.to_owned(),
+                at: endpoint.local.to_string(),
+                listeners: endpoint.listeners,
+                accepted: endpoint.accepted,
+            });
+        });
+    }
+    all
+}
+
+fn listeners(served: &[ServedGuest]) -> (Vec<ListenerStatus>, usize) {
+    let mut all = Vec::new();
+    let mut left_out = 0;
+    for guest in served {
+        guest.sockets.inbound.each_listener(|listener| {
+            if all.len() >= limits::STATUS_LISTENERS_MAX {
+                left_out += 1;
+                return;
+            }
+            all.push(ListenerStatus {
+                guest: guest.config.name.clone(),
+                program: listener.request.asserted.program.clone(),
+                pid: listener.request.asserted.pid,
+                address: listener.request.address.to_string(),
+                backlog: listener.request.backlog,
+                waiting: listener.waiting,
+                places: listener.places.clone(),
+                error: listener.error.map(str::to_owned),
+            });
+        });
+    }
+    (all, left_out)
 }
 
 fn guest_status(guest: &ServedGuest) -> GuestStatus {
@@ -132,6 +230,8 @@ fn guest_status(guest: &ServedGuest) -> GuestStatus {
         dials_failed: dials.failed.load(Relaxed),
         refused_by_rule: dials.refused_by_rule.load(Relaxed),
         refused_by_limit: dials.refused_by_limit.load(Relaxed),
+        accepted: dials.accepted.load(Relaxed),
+        waiting: guest.sockets.inbound.waiting(),
         bytes_from_guest: device.tx_bytes.load(Relaxed),
         bytes_to_guest: device.rx_bytes.load(Relaxed),
         misbehaved: device.misbehaved.load(Relaxed),
@@ -147,6 +247,11 @@ fn one(guest: &str, connection: &Connection) -> ConnectionStatus {
     ConnectionStatus {
         guest: guest.to_owned(),
         number: connection.number,
+        direction: match connection.direction {
+            Direction::In => "in",
+            Direction::Out => "out",
+        }
+        .to_owned(),
         program: connection.asserted.program.clone(),
         pid: connection.asserted.pid,
         user_id: connection.asserted.user_id,

@@ -40,6 +40,7 @@ pub(crate) enum Command {
     Announce(VsockPort),
     DialOk(VsockPort, FarEnd),
     DialFailed(VsockPort),
+    Reset(VsockPort),
 }
 
 /// The worker has not taken its commands for long: it is stuck, or the guest floods it.
@@ -101,6 +102,11 @@ impl FarEnd {
         Self { host, stats: Arc::default() }
     }
 
+    /// Closes it so that the far side sees a reset, instead of giving it to a token.
+    pub fn reset(self) {
+        self.host.reset();
+    }
+
     /// The connection's counters, to keep.
     pub fn stats(&self) -> Arc<ConnectionStats> {
         Arc::clone(&self.stats)
@@ -135,6 +141,12 @@ impl DeviceHandle {
     /// The dial failed, or was given up.
     pub fn dial_failed(&self, token: VsockPort) -> Result<(), Overloaded> {
         self.command(Command::DialFailed(token))
+    }
+
+    /// The connection of this token is unwanted: its far side sees a reset, and the guest too. It may
+    /// stand already, or wait for the guest; one that is not there is ignored.
+    pub fn reset(&self, token: VsockPort) -> Result<(), Overloaded> {
+        self.command(Command::Reset(token))
     }
 
     /// The guest's counters.

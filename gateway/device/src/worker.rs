@@ -200,6 +200,7 @@ impl Worker {
                     }
                 }
                 Command::DialFailed(token) => self.muxer.dial_failed(now, token),
+                Command::Reset(token) => self.muxer.reset_token(now, token),
                 Command::DialOk(token, far) => match self.muxer.dial_ok(now, token) {
                     DialVerdict::Attach(id) => self.attach(now, id, far),
                     DialVerdict::Hold => {

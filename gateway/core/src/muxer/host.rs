@@ -66,6 +66,25 @@ impl Muxer {
         }
     }
 
+    /// The connection of a token is unwanted, wherever it stands.
+    pub fn reset_token(&mut self, now: Instant, token: VsockPort) {
+        match self.tokens.find(token) {
+            Some(Token::Held { .. }) => {
+                self.tokens.set(token, Token::Announced);
+                self.dial_failed(now, token);
+                self.actions.push_back(Action::DropHeld(token));
+            }
+            Some(Token::Announced | Token::Waited(_)) => self.dial_failed(now, token),
+            Some(Token::Failed { .. }) => {}
+            None => {
+                let its = self.by_key.iter().find(|(key, _)| key.host == token);
+                if let Some((_, &id)) = its {
+                    self.host_reset(now, id);
+                }
+            }
+        }
+    }
+
     /// The host's end may have bytes to read (or an end, or an error).
     pub fn host_readable(&mut self, id: ConnectionId) {
         if let Some(connection) = self.connection_mut(id) {

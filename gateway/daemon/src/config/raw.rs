@@ -10,6 +10,7 @@ use outsock_vmrpc::Errno;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::publish::PublishAt;
 use super::text::{HostPort, Target, Text};
 use crate::limits;
 
@@ -28,6 +29,8 @@ pub(super) struct Config {
     pub(super) group: Vec<Group>,
     #[serde(default)]
     pub(super) route: Vec<Spanned<Route>>,
+    #[serde(default)]
+    pub(super) publish: Vec<Spanned<Publish>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -167,4 +170,22 @@ pub(super) struct Route {
     pub(super) via: Option<Spanned<String>>,
     pub(super) refuse: Option<Spanned<Text<Errno>>>,
     pub(super) target: Option<Spanned<Text<Target>>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Publish {
+    pub(super) name: Option<String>,
+    #[serde(default)]
+    pub(super) guests: Vec<Text<Entry<GuestPattern>>>,
+    pub(super) ports: Spanned<Vec<Text<Entry<PortRange>>>>,
+    pub(super) listen: Spanned<Text<PublishAt>>,
+    #[serde(default = "direct")]
+    pub(super) via: Spanned<String>,
+    #[serde(default)]
+    pub(super) loopback: bool,
+}
+
+fn direct() -> Spanned<String> {
+    Spanned::new(0..0, "direct".to_owned())
 }

@@ -123,3 +123,59 @@ fn mistakes_name_file_line_and_key() {
     let error = parse(&format!("{guest}{}", guest.replace("/a", "/b"))).unwrap_err();
     assert!(error.starts_with("gw.toml:6: name: guest \"a\" has the same name"), "{error}");
 }
+
+#[test]
+fn a_publish_says_where_a_listener_is_reached() {
+    let config = parse(
+        "[[guest]]\nname = \"a\"\ncid = 3\nsocket = \"/a\"\ntags = [\"t\"]\n\
+         [[publish]]\nguests = [\"tag:t\"]\nports = [80, \"8000-8010\", \"!8003\"]\nlisten = \"::1\"\n\
+         [[publish]]\nguests = [\"b\"]\nports = [80]\nlisten = \"127.0.0.1:9\"\n\
+         [[publish]]\nports = [80]\nlisten = \"unix:/x\"\nloopback = true\n",
+    )
+    .unwrap();
+    let places = |listener: &str| -> Vec<String> {
+        let listener = listener.parse().unwrap();
+        let places = config.publishes.iter();
+        places
+            .filter_map(|publish| publish.place(&config.guests[0], listener))
+            .map(|place| place.to_string())
+            .collect()
+    };
+    assert_eq!(places("0.0.0.0:80"), ["[::1]:80", "unix:/x"]);
+    assert_eq!(places("[::]:8010"), ["[::1]:8010"]);
+    assert_eq!(places("127.0.0.1:80"), ["unix:/x"]);
+    assert_eq!(places("[::ffff:127.0.0.1]:8000"), Vec::<String>::new());
+    assert_eq!(places("0.0.0.0:8003"), Vec::<String>::new());
+    assert_eq!(places("0.0.0.0:81"), Vec::<String>::new());
+}
+
+#[test]
+fn mistakes_in_a_publish_name_their_line() {
+    for (text, expected) in [
+        ("[[publish]]\nlisten = \"::1\"\n", "gw.toml:1: [[publish]]: missing field `ports`"),
+        ("[[publish]]\nports = [80]\n", "gw.toml:1: [[publish]]: missing field `listen`"),
+        ("[[publish]]\nports = []\nlisten = \"::1\"\n", "gw.toml:2: ports: which ports"),
+        ("[[publish]]\nports = [\"!80\"]\nlisten = \"::1\"\n", "gw.toml:2: ports: which ports"),
+        ("[[publish]]\nports = [80]\nlisten = \"here\"\n", "gw.toml:3: listen: \"here\" is no"),
+        (
+            "[[publish]]\nports = [80, 81]\nlisten = \"[::1]:80\"\n",
+            "gw.toml:3: listen: one place is for one port",
+        ),
+        (
+            "[[publish]]\nports = [80]\nlisten = \"unix:/run/outsock/gateway.sock\"\n",
+            "gw.toml:3: listen: this is the gateway's own socket",
+        ),
+        (
+            "[[publish]]\nports = [80]\nlisten = \"::1\"\nvia = \"x\"\n",
+            "gw.toml:4: via: there is no transport named \"x\"",
+        ),
+        (
+            "[[publish]]\nports = [80]\nlisten = \"[::1]:8\"\n\
+             [[publish]]\nports = [81]\nlisten = \"[::1]:8\"\n",
+            "gw.toml:6: listen: \"publish 1\" listens there already",
+        ),
+    ] {
+        let error = parse(text).unwrap_err();
+        assert!(error.starts_with(expected), "{text}\n  -> {error}");
+    }
+}

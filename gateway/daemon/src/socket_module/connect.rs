@@ -11,8 +11,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::Instant;
 
 use outsock_core::route::{Protocol, canonical, canonical_name};
-use outsock_device::FarEnd;
-use outsock_transport::{DialError, Stream};
+use outsock_transport::DialError;
 use outsock_vmrpc::Errno;
 use outsock_vmrpc::host::Caller;
 use outsock_vmrpc::socket::options::SocketOption;
@@ -23,7 +22,7 @@ use super::guest::LimitReached;
 use super::{GuestSockets, Sockets};
 use crate::choose::{Chosen, Refused, Wanted, choose};
 use crate::clock;
-use crate::connections::Connection;
+use crate::connections::{Connection, Direction};
 use crate::dial::{Reached, Terms, dial};
 use crate::names::Found;
 use crate::policy::Policy;
@@ -174,15 +173,8 @@ impl Course<'_> {
     ) -> Result<ConnectReply, ConnectError> {
         let throttle = self.guest.throttle();
         let local = reached.dialed.local;
-        let (end, pumped) = match reached.dialed.stream {
-            Stream::Socket(fd) if throttle.is_none() => (FarEnd::socket(fd), None),
-            stream => {
-                let far = stream.into_async();
-                let far = far.map_err(|error| ConnectError::Dial(DialError::from_io(&error)))?;
-                let (end, bridge) = self.guest.device.bridged();
-                (end, Some((bridge, far)))
-            }
-        };
+        let ends = self.guest.far_end(reached.dialed.stream, throttle.is_some());
+        let (end, pumped) = ends.map_err(|error| ConnectError::Dial(DialError::from_io(&error)))?;
         let (stats, socket) = (end.stats(), end.host_socket());
         stats.set_abort_on_close(made.aborts);
         announced.succeed(end).map_err(ConnectError::Unannounced)?;
@@ -198,6 +190,7 @@ impl Course<'_> {
         self.guest.connections.add(|number| Connection {
             number,
             token: made.token,
+            direction: Direction::Out,
             destination: match &made.chosen.name {
                 Some(name) => format!("{name}:{}", made.chosen.port),
                 None => self.to.to_owned(),

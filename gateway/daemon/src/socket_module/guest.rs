@@ -4,15 +4,19 @@
 //! short locks. Kept: the guest's limits, also when a reload changes them. Bounds: those limits.
 
 use std::collections::HashMap;
+use std::io;
+use std::pin::Pin;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use outsock_core::bucket::Bucket;
-use outsock_device::DeviceHandle;
+use outsock_device::{BridgeStream, DeviceHandle, FarEnd};
+use outsock_transport::{AsyncStream, Stream};
 use outsock_vmrpc::Errno;
 use outsock_vmrpc::socket::Token;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+use super::inbound::Inbound;
 use crate::config::GuestLimits;
 use crate::connections::Connections;
 use crate::logs::LogLimit;
@@ -27,6 +31,8 @@ pub(crate) struct DialCounters {
     pub(crate) refused_by_rule: AtomicU64,
     pub(crate) refused_by_limit: AtomicU64,
     pub(crate) failed: AtomicU64,
+    /// Connections that came in.
+    pub(crate) accepted: AtomicU64,
 }
 
 /// Which limit a connect ran into.
@@ -63,6 +69,9 @@ struct Allowed {
     bytes: Option<Arc<Throttle>>,
 }
 
+/// The two sides of a pump.
+pub(super) type Pumped = (BridgeStream, Pin<Box<dyn AsyncStream>>);
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct GuestSockets {
@@ -72,6 +81,7 @@ pub(crate) struct GuestSockets {
     rpc_streams: Arc<()>,
     pub(crate) counters: DialCounters,
     pub(crate) connections: Connections,
+    pub(crate) inbound: Inbound,
     pub(crate) log: LogLimit,
     pub(crate) seen: Seen,
     allowed: Mutex<Allowed>,
@@ -83,6 +93,7 @@ impl GuestSockets {
     pub(crate) fn new(device: DeviceHandle, limits: GuestLimits) -> Arc<Self> {
         let queries = limits::QUERIES_PER_SECOND;
         Arc::new(Self {
+            inbound: Inbound::new(device.clone()),
             device,
             dials: Mutex::default(),
             rpc_streams: Arc::new(()),
@@ -139,6 +150,29 @@ impl GuestSockets {
         let others = self.dials_under_way().saturating_sub(1);
         let left = usize::try_from(max).unwrap_or(usize::MAX).saturating_sub(others);
         if self.connections.are_below(left) { Ok(()) } else { Err(LimitReached::Connections) }
+    }
+
+    /// Whether one more connection that came in is within the limits.
+    pub(super) fn has_room_for_connection(&self) -> bool {
+        let max = usize::try_from(self.allowed().limits.connections_max).unwrap_or(usize::MAX);
+        self.connections.are_below(max.saturating_sub(self.dials_under_way()))
+    }
+
+    /// A far end for a transport's stream, and what has to be pumped once it is attached: a socket
+    /// goes to the device as it is, unless its bytes are counted.
+    pub(super) fn far_end(
+        &self,
+        stream: Stream,
+        counted: bool,
+    ) -> io::Result<(FarEnd, Option<Pumped>)> {
+        match stream {
+            Stream::Socket(fd) if !counted => Ok((FarEnd::socket(fd), None)),
+            stream => {
+                let far = stream.into_async()?;
+                let (end, bridge) = self.device.bridged();
+                Ok((end, Some((bridge, far))))
+            }
+        }
     }
 
     /// The limit of bytes per second.
