@@ -125,6 +125,7 @@ fn speaks_of_the_path(error: &DialError) -> bool {
         | DialError::AddressInUse
         | DialError::AddressNotAvailable
         | DialError::UnsupportedDestination(_)
+        | DialError::Relayed { .. }
         | DialError::Os(_) => false,
     }
 }

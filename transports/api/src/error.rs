@@ -54,6 +54,14 @@ pub enum DialError {
     /// Some other error of the kernel, passed on as it is.
     #[error("{0}")]
     Os(Errno),
+    /// What a gateway further on said.
+    #[error("the peer gateway says {errno}: {reason}")]
+    Relayed {
+        /// What the program gets.
+        errno: Errno,
+        /// Its words.
+        reason: String,
+    },
 }
 
 impl DialError {
@@ -76,13 +84,17 @@ impl DialError {
             Self::AddressNotAvailable => Errno::EADDRNOTAVAIL,
             Self::UnsupportedDestination(_) => Errno::EAFNOSUPPORT,
             Self::OutOfResources(_) => Errno::ENOBUFS,
-            Self::Os(errno) => *errno,
+            Self::Os(errno) | Self::Relayed { errno, .. } => *errno,
         }
     }
 
     /// The error of a kernel's `connect()`.
     pub fn from_io(error: &std::io::Error) -> Self {
-        let errno = Errno::of(error);
+        Self::of_errno(Errno::of(error))
+    }
+
+    /// The error that a kernel's `connect()` means by an errno.
+    pub fn of_errno(errno: Errno) -> Self {
         match errno {
             Errno::ECONNREFUSED => Self::Refused,
             Errno::ETIMEDOUT => Self::TimedOut,

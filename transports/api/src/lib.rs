@@ -24,4 +24,6 @@ pub use option::SocketOption;
 pub use outsock_vmrpc::Errno;
 pub use socket::SocketStream;
 pub use stream::{AsyncStream, Stream};
-pub use transport::{Capabilities, Destination, DialRequest, Dialed, Inbound, Listener, Transport};
+pub use transport::{
+    Capabilities, Destination, DialRequest, Dialed, Inbound, Listener, Origin, Transport,
+};

@@ -72,12 +72,31 @@ pub struct DialRequest {
     /// connection of its own ([`crate::option::apply_all`]). None is an error: what cannot be set is
     /// left.
     pub options: Arc<[SocketOption]>,
+    /// Who asks. Only transports to other gateways pass it on.
+    pub origin: Origin,
+}
+
+/// Where a dial comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The guest's name at its own gateway; `None` = not said.
+    pub guest: Option<Arc<str>>,
+    /// Names the connection in the logs of every gateway that it passes; 0 = not said.
+    pub trace: u64,
+    /// Gateways that it has passed before this one.
+    pub hops: u8,
 }
 
 impl DialRequest {
     /// A request that says only where to, with the patience of a Linux `connect()`.
     pub fn to(destination: Destination) -> Self {
-        Self { destination, source: None, timeout: limits::DIAL_TIMEOUT, options: Arc::default() }
+        Self {
+            destination,
+            source: None,
+            timeout: limits::DIAL_TIMEOUT,
+            options: Arc::default(),
+            origin: Origin::default(),
+        }
     }
 }
 
