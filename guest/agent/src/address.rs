@@ -24,6 +24,8 @@ pub(crate) enum Passed {
     Internet(SocketAddr),
     /// AF_UNSPEC: give up the association.
     Unspecified,
+    /// systemd-resolved, which would ask the guest's own nameservers.
+    SystemResolver,
     /// Something that is none of the agent's business, or that the kernel will refuse.
     Foreign,
 }
@@ -35,11 +37,19 @@ impl Passed {
         };
         match i32::from(u16::from_ne_bytes(*family)) {
             libc::AF_UNSPEC => Self::Unspecified,
+            libc::AF_UNIX if is_system_resolver(rest) => Self::SystemResolver,
             libc::AF_INET if bytes.len() >= V4_BYTES => parse_v4(rest),
             libc::AF_INET6 if bytes.len() >= V6_BYTES_SHORT => parse_v6(rest),
             _ => Self::Foreign,
         }
     }
+}
+
+/// Where glibc's module nss-resolve finds systemd-resolved.
+const SYSTEM_RESOLVER: &[u8] = b"/run/systemd/resolve/io.systemd.Resolve";
+
+fn is_system_resolver(path: &[u8]) -> bool {
+    path.split(|byte| *byte == 0).next() == Some(SYSTEM_RESOLVER)
 }
 
 fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
@@ -162,6 +172,8 @@ mod tests {
         assert_eq!(parse(&[0]), Passed::Foreign);
         assert_eq!(parse(&[0, 0]), Passed::Unspecified);
         assert_eq!(parse(&[1, 0, b'/', 0]), Passed::Foreign);
+        let path = [&[1, 0], SYSTEM_RESOLVER, b"\0rest"].concat();
+        assert_eq!(parse(&path), Passed::SystemResolver);
         let mut long = v4.clone();
         long.resize(128, 0xff);
         assert!(matches!(parse(&long), Passed::Internet(SocketAddr::V4(_))));

@@ -14,8 +14,8 @@ use crate::dial::{Dialer, UnixStandIn, Vsock};
 const TEACHES: &str = "\
 The TCP connections that CMD and its children open do not go through this machine's network: \
 outsock-gateway on the host makes them, by the rules in its configuration, and the programs read and \
-write them as their own sockets. Programs need no change and no network here. Connections to \
-loopback and to this machine's own addresses stay here.
+write them as their own sockets. Names are the gateway's, too. Programs need no change and no network \
+here. Connections to loopback and to this machine's own addresses stay here.
 
 Examples:
   outsock run curl http://example.com/
@@ -54,6 +54,11 @@ pub(crate) struct Run {
     /// The vsock port where the gateway serves VM RPC
     #[arg(long, default_value_t = outsock_vmrpc::limits::VMRPC_PORT, value_name = "PORT")]
     port: u32,
+
+    /// Leave names to this machine's own resolver. Else the programs' nameservers are the gateway,
+    /// whatever /etc/resolv.conf says
+    #[arg(long)]
+    pub(crate) no_resolver: bool,
 
     /// unix:PATH: a stand-in for the gateway on this machine. For tests and experiments without a
     /// virtual machine
@@ -101,7 +106,7 @@ mod tests {
     fn options_of_the_command_are_the_commands() {
         let cli = parse(&["outsock", "run", "curl", "-v", "--port", "7"]).unwrap();
         let Task::Run(run) = cli.task;
-        assert!(!cli.verbose);
+        assert!(!cli.verbose && !run.no_resolver);
         assert_eq!(run.command, ["curl", "-v", "--port", "7"]);
         assert_eq!((run.cid, run.port), (2, 1042));
         let cli = parse(&["outsock", "-v", "run", "--cid", "1", "--", "-x"]).unwrap();

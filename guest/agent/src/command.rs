@@ -59,7 +59,7 @@ fn become_program(command: &[OsString], mask: Signals, mut stream: UnixStream) -
             return run::EX_UNAVAILABLE;
         }
     };
-    if let Err(error) = sys::socket::send_descriptor(stream.as_fd(), listener.as_fd()) {
+    if let Err(error) = sys::socket::send_descriptor(stream.as_fd(), 1, listener.as_fd()) {
         log::say(format_args!("cannot reach the supervisor: {error}"));
         return run::EX_UNAVAILABLE;
     }

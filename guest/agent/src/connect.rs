@@ -29,15 +29,26 @@ impl Supervisor {
         notification: &Notification,
         now: Instant,
     ) -> io::Result<Answer> {
-        let passed = passed_address(notification)?;
-        if passed == Passed::Foreign {
-            return Ok(Answer::Native);
+        let passed = passed_address(notification, 1, 2)?;
+        match passed {
+            Passed::Foreign => return Ok(Answer::Native),
+            // As if it did not run: the programs then ask the nameservers themselves.
+            Passed::SystemResolver if self.resolver.is_some() => {
+                return Ok(Answer::Fail(Errno::ENOENT));
+            }
+            Passed::SystemResolver => return Ok(Answer::Native),
+            Passed::Unspecified | Passed::Internet(_) => {}
         }
         let subject = self.subject(notification)?;
         match passed {
-            Passed::Foreign => Ok(Answer::Native),
+            Passed::Foreign | Passed::SystemResolver => Ok(Answer::Native),
             Passed::Unspecified => self.disassociate(notification, subject, now),
             Passed::Internet(peer) => {
+                if peer.port() == limits::DNS_PORT
+                    && let Some(answer) = self.ask_nameserver(notification, &subject, peer, now)?
+                {
+                    return Ok(answer);
+                }
                 if self.entry(&subject).is_none() {
                     return self.connect_own(notification, subject, peer, now);
                 }
@@ -72,7 +83,11 @@ impl Supervisor {
     ) -> io::Result<Answer> {
         let own = match self.outsourceable(&subject.file) {
             Some(own) if !self.stays_in_guest(&subject.file, family_of(own), peer)? => own,
-            Some(_) | None => return Ok(Answer::Native),
+            Some(_) => return Ok(Answer::Native),
+            None => {
+                let back = self.leave_nameserver(notification, &subject, now)?;
+                return Ok(back.unwrap_or(Answer::Native));
+            }
         };
         self.start(notification, subject, own, peer, now)
     }
@@ -189,15 +204,19 @@ impl Supervisor {
     }
 }
 
-/// The address that a connect() passes, copied once.
-fn passed_address(notification: &Notification) -> io::Result<Passed> {
-    let length = usize::try_from(notification.int(2)).unwrap_or(usize::MAX);
+/// The address that a call passes, copied once; the places of its arguments are given.
+pub(crate) fn passed_address(
+    notification: &Notification,
+    pointer: usize,
+    length: usize,
+) -> io::Result<Passed> {
+    let length = usize::try_from(notification.int(length)).unwrap_or(usize::MAX);
     if length > limits::ADDRESS_BYTES_MAX {
         return Ok(Passed::Foreign);
     }
     let mut bytes = [0u8; limits::ADDRESS_BYTES_MAX];
     let bytes = &mut bytes[..length];
-    sys::memory::read(notification.thread, notification.pointer(1), bytes)?;
+    sys::memory::read(notification.thread, notification.pointer(pointer), bytes)?;
     Ok(Passed::parse(bytes))
 }
 
@@ -209,7 +228,7 @@ fn family_of(name: SocketAddr) -> Family {
 pub(crate) fn bound_name(socket: &OwnedFd) -> Option<SocketAddr> {
     match Passed::parse(&sys::socket::local_name(socket.as_fd()).ok()?) {
         Passed::Internet(name) => Some(name),
-        Passed::Unspecified | Passed::Foreign => None,
+        Passed::Unspecified | Passed::SystemResolver | Passed::Foreign => None,
     }
 }
 

@@ -63,7 +63,9 @@ impl Supervisor {
         // may be connected again.
         let file = subject.file.as_fd();
         match sys::socket::int_option(file, libc::SOL_SOCKET, libc::SO_PROTOCOL) {
-            Ok(libc::IPPROTO_TCP | libc::IPPROTO_MPTCP) => self.duplicated.add(subject.inode),
+            Ok(libc::IPPROTO_TCP | libc::IPPROTO_MPTCP | libc::IPPROTO_UDP) => {
+                self.duplicated.add(subject.inode)
+            }
             Ok(_) if self.table.has(subject.inode) => self.duplicated.add(subject.inode),
             Ok(_) => {}
             // All files without an inode of their own share one: this may be an epoll set.

@@ -18,6 +18,7 @@ pub(crate) enum Call {
     SetOption,
     Duplicate,
     EpollCreate,
+    SendTo,
     /// 32-bit x86's one call for all of them; the first argument says which.
     Multiplexed,
 }
@@ -37,6 +38,7 @@ pub(crate) enum Test {
     Is(usize, u32),
     IsNot(usize, u32),
     AtLeast(usize, u32),
+    Below(usize, u32),
     HasBit(usize, u32),
 }
 
@@ -71,12 +73,18 @@ const GET: Verdict = Verdict::Ask(Call::GetOption);
 const SET: Verdict = Verdict::Ask(Call::SetOption);
 const DUPLICATE: Verdict = Verdict::Ask(Call::Duplicate);
 
+/// A datagram to an address (`sockaddr_in` or `sockaddr_in6`) that may be a DNS query: these are 17
+/// bytes or more, and programs that send more than 512 do so on a connected socket.
+const DNS_QUERY: &[Test] =
+    &[Test::AtLeast(5, 16), Test::Below(5, 29), Test::AtLeast(2, 17), Test::Below(2, 513)];
+
 /// The table.
 ///
 /// * connect: an internet address is at least 16 bytes, and AF_UNSPEC alone is 2; most programs
 ///   pass 110 for a Unix address, which is never ours.
 /// * duplicates: copies from and onto the standard streams are what shells make all day, and the
 ///   supervisor looks at those three itself at connect.
+/// * sendto: musl and others ask nameservers without connecting.
 /// * MSG_FASTOPEN means "connect and send": programs fall back when it is not supported.
 /// * io_uring makes calls that no filter sees: programs fall back when it does not exist.
 pub(crate) const TRAPS: &[Trap] = &[
@@ -119,6 +127,7 @@ pub(crate) const TRAPS: &[Trap] = &[
     row(213, 254, &[], Verdict::Ask(Call::EpollCreate)),
     row(291, 329, &[], Verdict::Ask(Call::EpollCreate)),
     row(44, 369, &[Test::HasBit(3, MSG_FASTOPEN)], Verdict::Refuse(libc::EOPNOTSUPP)),
+    row(44, 369, DNS_QUERY, Verdict::Ask(Call::SendTo)),
     row(46, 370, &[Test::HasBit(2, MSG_FASTOPEN)], Verdict::Refuse(libc::EOPNOTSUPP)),
     row(307, 345, &[Test::HasBit(3, MSG_FASTOPEN)], Verdict::Refuse(libc::EOPNOTSUPP)),
     row(425, 425, &[], Verdict::Refuse(libc::ENOSYS)),
@@ -208,6 +217,7 @@ fn one_row(trap: &Trap) -> Vec<Instruction> {
             Test::Is(argument, value) => (argument, jump(JUMP_EQUAL, value, 0, over)),
             Test::IsNot(argument, value) => (argument, jump(JUMP_EQUAL, value, over, 0)),
             Test::AtLeast(argument, value) => (argument, jump(JUMP_AT_LEAST, value, 0, over)),
+            Test::Below(argument, value) => (argument, jump(JUMP_AT_LEAST, value, over, 0)),
             Test::HasBit(argument, value) => (argument, jump(JUMP_BIT, value, 0, over)),
         };
         let argument = u32::try_from(argument).unwrap_or(0);

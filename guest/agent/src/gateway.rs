@@ -59,36 +59,45 @@ pub(crate) struct Session {
 impl Session {
     /// Opens a stream and binds the module; at most about `timeout`.
     fn open(dialer: &dyn Dialer, number: u64, timeout: Duration) -> Result<Self, OpenError> {
-        let deadline = Instant::now() + timeout;
-        let unreachable = |error| OpenError::Unreachable { error };
-        let stream = dialer.control(timeout).map_err(unreachable)?;
-        set_send_timeout(&stream).map_err(unreachable)?;
-        let watch = stream.try_clone().map_err(unreachable)?;
-        // The handshake blocks without limit, so it runs aside; ending the stream ends it too.
-        let (sender, receiver) = sync_channel(1);
-        std::thread::Builder::new()
-            .name("handshake".to_owned())
-            .spawn(move || {
-                // Nobody listens any more when it took too long.
-                let _ = sender.send(greet(stream));
-            })
-            .map_err(unreachable)?;
-        let left = deadline.saturating_duration_since(Instant::now());
-        match receiver.recv_timeout(left.max(Duration::from_millis(200))) {
-            Ok(Ok((binding, hello))) => {
-                Ok(Self { number, binding: Arc::new(binding), watch, hello })
-            }
-            Ok(Err(error)) => Err(OpenError::Refused(error)),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                let _ = sys::socket::shutdown_both(watch.as_fd());
-                Err(OpenError::Silent)
-            }
-        }
+        let ((binding, hello), watch) = greeted(dialer, timeout, greet)?;
+        Ok(Self { number, binding: Arc::new(binding), watch, hello })
     }
 
     /// Who the gateway takes this guest for.
     pub(crate) fn hello(&self) -> &Hello {
         &self.hello
+    }
+}
+
+/// Opens a stream and greets the gateway on it; at most about `timeout`. Returns what `greet` does, and
+/// a second descriptor of the stream.
+pub(crate) fn greeted<T: Send + 'static>(
+    dialer: &dyn Dialer,
+    timeout: Duration,
+    greet: fn(OwnedFd) -> Result<T, RpcError>,
+) -> Result<(T, OwnedFd), OpenError> {
+    let deadline = Instant::now() + timeout;
+    let unreachable = |error| OpenError::Unreachable { error };
+    let stream = dialer.control(timeout).map_err(unreachable)?;
+    set_send_timeout(&stream).map_err(unreachable)?;
+    let watch = stream.try_clone().map_err(unreachable)?;
+    // The handshake blocks without limit, so it runs aside; ending the stream ends it too.
+    let (sender, receiver) = sync_channel(1);
+    std::thread::Builder::new()
+        .name("handshake".to_owned())
+        .spawn(move || {
+            // Nobody listens any more when it took too long.
+            let _ = sender.send(greet(stream));
+        })
+        .map_err(unreachable)?;
+    let left = deadline.saturating_duration_since(Instant::now());
+    match receiver.recv_timeout(left.max(Duration::from_millis(200))) {
+        Ok(Ok(greeted)) => Ok((greeted, watch)),
+        Ok(Err(error)) => Err(OpenError::Refused(error)),
+        Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+            let _ = sys::socket::shutdown_both(watch.as_fd());
+            Err(OpenError::Silent)
+        }
     }
 }
 

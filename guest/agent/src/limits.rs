@@ -102,5 +102,48 @@ pub(crate) const OPTION_BYTES_MAX: usize = 1024;
 /// Bytes of a text from /proc. The longest is fdinfo of an epoll set: 100 bytes per registration.
 pub(crate) const PROC_TEXT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
+/// How long `outsock run` waits for its resolver. It reaches the gateway at the same time as the
+/// supervisor does, so this passes only when a machine is very busy.
+pub(crate) const RESOLVER_START: Duration = Duration::from_secs(5);
+
+/// Bytes of the reason why there is no resolver.
+pub(crate) const MESSAGE_BYTES_MAX: u64 = 4096;
+
+/// Sockets of each kind that lie ready for programs that ask a nameserver. A taken one is replaced
+/// within 100 us or so; a burst waits for that.
+pub(crate) const SOCKETS_IN_STOCK: usize = 4;
+
+/// Calls that wait for such a socket: each is a waiting thread. One more is left to the kernel.
+pub(crate) const PARKED_MAX: usize = 4096;
+
+/// Where nameservers listen.
+pub(crate) const DNS_PORT: u16 = 53;
+
+/// DNS queries under way, each with a copy of itself (4 KiB at most). The gateway admits 256 of a
+/// guest; one more than this is answered with SERVFAIL.
+pub(crate) const DNS_QUERIES_MAX: usize = 1024;
+
+/// How long the gateway may take for an answer (10 s by its contract) until it counts as gone.
+pub(crate) const DNS_ANSWER: Duration = Duration::from_secs(12);
+
+/// Connections of DNS over TCP; one more is closed at once.
+pub(crate) const DNS_STREAMS_MAX: usize = 128;
+
+/// Queries under way on one such connection; more wait in it.
+pub(crate) const DNS_STREAM_QUERIES_MAX: usize = 64;
+
+/// Bytes of answers that wait for a program to read them, until its next query waits, too.
+pub(crate) const DNS_STREAM_OUTBOX_BYTES: usize = 256 * 1024;
+
+/// How long such a connection may be idle (RFC 7766, 6.2.3, wants some seconds).
+pub(crate) const DNS_STREAM_IDLE: Duration = Duration::from_secs(30);
+
+/// Addresses known to be nameservers, over all programs. The oldest is forgotten first.
+pub(crate) const NAMESERVERS_MAX: usize = 32;
+
+/// Bytes of a resolv.conf that are looked through.
+pub(crate) const RESOLV_CONF_BYTES_MAX: u64 = 64 * 1024;
+
+const _: () = assert!(DNS_ANSWER.as_secs() < DNS_STREAM_IDLE.as_secs());
 const _: () = assert!(WEAK_SET_SOCKETS_MAX < SOCKETS_MAX);
 const _: () = assert!(SIGNAL_CHECK_MIN.as_nanos() < SIGNAL_CHECK_MAX.as_nanos());

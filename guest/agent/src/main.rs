@@ -18,6 +18,8 @@
 //! | [`names`] | getsockname(), getpeername() |
 //! | [`options`] | getsockopt(), setsockopt() |
 //! | [`descriptors`] | dup() and relatives, epoll_create() |
+//! | [`resolver`] | DNS for the supervised programs |
+//! | [`redirect`], [`nameservers`] | sockets on their way to a nameserver |
 //! | [`table`] | outsourced sockets and their state |
 //! | [`waiting`] | held calls whose answer is not known yet |
 //! | [`weak`] | which outsourced sockets still exist |
@@ -45,11 +47,14 @@ mod limits;
 mod log;
 mod mailbox;
 mod names;
+mod nameservers;
 mod notify;
 mod options;
 mod proc;
 mod processes;
+mod redirect;
 mod replace;
+mod resolver;
 mod route;
 mod run;
 mod supervisor;
@@ -75,7 +80,7 @@ fn real_main() -> i32 {
     };
     log::set_verbose(cli.verbose);
     let cli::Task::Run(task) = cli.task;
-    run::run(task.dialer(), &task.command).unwrap_or_else(|error| {
+    run::run(&task).unwrap_or_else(|error| {
         log::say(format_args!("cannot start: {error}"));
         run::EX_UNAVAILABLE
     })

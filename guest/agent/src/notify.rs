@@ -118,7 +118,8 @@ fn typed(raw: &RawNotification) -> Option<Notification> {
         | Call::GetOption
         | Call::SetOption
         | Call::Duplicate
-        | Call::EpollCreate => Some(Notification { id, thread, call, arguments }),
+        | Call::EpollCreate
+        | Call::SendTo => Some(Notification { id, thread, call, arguments }),
     }
 }
 
@@ -128,11 +129,12 @@ fn socket_call(id: u64, thread: u32, outer: [u64; 6]) -> Option<Notification> {
         3 => (Call::Connect, 3),
         6 => (Call::SocketName, 3),
         7 => (Call::PeerName, 3),
+        11 => (Call::SendTo, 6),
         14 => (Call::SetOption, 5),
         15 => (Call::GetOption, 5),
         _ => return None,
     };
-    let mut bytes = [0u8; 20];
+    let mut bytes = [0u8; 24];
     sys::memory::read(thread, outer[1] & 0xffff_ffff, &mut bytes[..4 * count]).ok()?;
     let mut arguments = [0u64; 6];
     for (argument, word) in arguments.iter_mut().zip(bytes.chunks_exact(4)) {

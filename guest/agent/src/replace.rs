@@ -83,7 +83,7 @@ impl Supervisor {
 
     /// Puts `new` at every number at which the process has `old`, with the same close-on-exec flags
     /// and the same places in epoll sets.
-    fn replace(
+    pub(crate) fn replace(
         &mut self,
         notification: &Notification,
         process: &Process,

@@ -101,6 +101,9 @@ mod tests {
         assert!(ask(&routes, "127.0.0.1"));
         assert!(!ask(&routes, "192.0.2.1"));
         assert!(!ask(&routes, "2001:db8::1"));
+        // Nor are the gateway's synthetic addresses, which stand for names.
+        assert!(!routes.is_guests_own("198.18.0.1".parse().unwrap()));
+        assert!(!routes.is_guests_own("fd6f:7574:736f::1".parse().unwrap()));
         assert!(routes.is_guests_own("::1".parse().unwrap()));
         assert!(!routes.is_guests_own("::ffff:192.0.2.1".parse().unwrap()));
     }

@@ -23,7 +23,7 @@ use crate::mailbox::Mailbox;
 use crate::supervisor::Supervisor;
 use crate::sys::poll::{Epoll, READABLE, Signals};
 use crate::sys::process::{Exit, Fork};
-use crate::{limits, log, sys};
+use crate::{cli, limits, log, resolver, sys};
 
 /// Exit codes of outsock itself, by `sysexits.h` and by what shells do.
 pub(crate) const EX_USAGE: i32 = 64;
@@ -71,15 +71,23 @@ impl Report {
     }
 }
 
+/// How to run the command, apart from its words.
+#[derive(Debug)]
+struct How {
+    dialer: Arc<dyn Dialer>,
+    with_resolver: bool,
+}
+
 /// Runs a command; returns its exit code, or ends this process as the command's was ended.
-pub(crate) fn run(dialer: Arc<dyn Dialer>, command: &[OsString]) -> io::Result<i32> {
+pub(crate) fn run(task: &cli::Run) -> io::Result<i32> {
+    let how = How { dialer: task.dialer(), with_resolver: !task.no_resolver };
     let passed_on = Signals::all().without(NOT_PASSED_ON);
     let mask = passed_on.block()?;
     let (front, back) = UnixStream::pair()?;
     match sys::process::fork()? {
         Fork::Child => {
             drop(front);
-            std::process::exit(supervise(dialer, command, mask, back))
+            std::process::exit(supervise(&how, &task.command, mask, back))
         }
         Fork::Parent(_) => {
             drop(back);
@@ -142,13 +150,8 @@ fn end_by(signal: i32) -> i32 {
 }
 
 /// The supervisor process. Returns its exit code, which nobody looks at.
-fn supervise(
-    dialer: Arc<dyn Dialer>,
-    command: &[OsString],
-    mask: Signals,
-    front: UnixStream,
-) -> i32 {
-    match prepare_and_serve(dialer, command, mask, front) {
+fn supervise(how: &How, command: &[OsString], mask: Signals, front: UnixStream) -> i32 {
+    match prepare_and_serve(how, command, mask, front) {
         Ok(()) => 0,
         Err(error) => {
             log::say(format_args!("{error}"));
@@ -158,7 +161,7 @@ fn supervise(
 }
 
 fn prepare_and_serve(
-    dialer: Arc<dyn Dialer>,
+    how: &How,
     command: &[OsString],
     mask: Signals,
     front: UnixStream,
@@ -166,14 +169,20 @@ fn prepare_and_serve(
     // All: SIGCHLD is read from a file, and the others are none of the supervisor's business.
     Signals::all().block()?;
     // Before the first thread: the child of a process with threads could not do much.
+    let resolver = how.with_resolver.then(|| resolver::prepare(&how.dialer)).transpose()?;
     let prepared = command::prepare(command, mask)?;
     sys::process::leave_session();
     sys::process::adopt_orphans()?;
     sys::process::raise_descriptor_limit(limits::DESCRIPTORS_WANTED);
-    serve(&dialer, prepared, front)
+    serve(&how.dialer, prepared, resolver, front)
 }
 
-fn serve(dialer: &Arc<dyn Dialer>, prepared: Prepared, front: UnixStream) -> io::Result<()> {
+fn serve(
+    dialer: &Arc<dyn Dialer>,
+    prepared: Prepared,
+    resolver: Option<resolver::Prepared>,
+    front: UnixStream,
+) -> io::Result<()> {
     let mailbox = Mailbox::new()?;
     let link = Link::open(Arc::clone(dialer), mailbox.clone())
         .map_err(|error| io::Error::other(format!("no gateway at {}: {error}", dialer.place())))?;
@@ -185,9 +194,18 @@ fn serve(dialer: &Arc<dyn Dialer>, prepared: Prepared, front: UnixStream) -> io:
             hello.guest
         ));
     }
+    let resolver = resolver.and_then(|resolver| {
+        let why_not = |error: &_| {
+            log::say(format_args!(
+                "names are resolved as without outsock, because there is no resolver: {error}. With \
+                 --no-resolver this is not said"
+            ));
+        };
+        resolver.ready().inspect_err(why_not).ok()
+    });
     let (command, listener) = prepared.start(front)?;
     match listener {
-        Some(listener) => Supervisor::new(listener, link, mailbox, command)?.serve(),
+        Some(listener) => Supervisor::new(listener, link, mailbox, command, resolver)?.serve(),
         None => command.wait(),
     }
 }

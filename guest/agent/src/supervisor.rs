@@ -23,8 +23,10 @@ use crate::filter::Call;
 use crate::gateway::{self, Event, Link};
 use crate::identity::Identities;
 use crate::mailbox::Mailbox;
+use crate::nameservers::Nameservers;
 use crate::notify::{Answer, Listener, Notification};
 use crate::processes::{Process, Processes};
+use crate::resolver::Resolver;
 use crate::route::Routes;
 use crate::sys::poll::{Epoll, FAILED, HUNG_UP, PEER_CLOSED, READABLE};
 use crate::table::{Socket, State, Table};
@@ -38,7 +40,8 @@ const FROM_MAILBOX: u64 = 1;
 const FROM_FRONT: u64 = 2;
 const FROM_CHILDREN: u64 = 3;
 const FROM_LINK: u64 = 4;
-const _: () = assert!(FROM_LINK < KEY_MIN);
+const FROM_RESOLVER: u64 = 5;
+const _: () = assert!(FROM_RESOLVER < KEY_MIN);
 
 /// An attempt whose verdict is out.
 #[derive(Debug)]
@@ -72,6 +75,8 @@ pub(crate) struct Supervisor {
     pub(crate) attempts: HashMap<Token, Attempt>,
     pub(crate) duplicated: Duplicated,
     pub(crate) network: Option<u64>,
+    pub(crate) resolver: Option<Resolver>,
+    pub(crate) nameservers: Nameservers,
     mailbox: Mailbox,
     command: Command,
     random: io::BufReader<File>,
@@ -92,6 +97,7 @@ impl Supervisor {
         link: Link,
         mailbox: Mailbox,
         command: Command,
+        resolver: Option<Resolver>,
     ) -> io::Result<Self> {
         let poll = Epoll::new()?;
         poll.add(listener.as_fd(), READABLE, FROM_LISTENER)?;
@@ -101,6 +107,11 @@ impl Supervisor {
         if let Some(watch) = link.watch() {
             poll.add(watch, PEER_CLOSED, FROM_LINK)?;
         }
+        if let Some(resolver) = &resolver {
+            poll.add(resolver.as_fd(), READABLE, FROM_RESOLVER)?;
+        }
+        let mut nameservers = Nameservers::default();
+        nameservers.look(std::process::id());
         Ok(Self {
             listener,
             poll,
@@ -115,6 +126,8 @@ impl Supervisor {
             attempts: HashMap::new(),
             duplicated: Duplicated::default(),
             network: own_network(),
+            resolver,
+            nameservers,
             mailbox,
             command,
             random: io::BufReader::new(File::open("/dev/urandom")?),
@@ -136,6 +149,7 @@ impl Supervisor {
                     FROM_FRONT => self.command.on_front(&self.poll),
                     FROM_CHILDREN => self.command.on_children(),
                     FROM_LINK => self.lose_gateway(now),
+                    FROM_RESOLVER => self.on_resolver(now),
                     key => self.on_socket_ready(key, now),
                 }
             }
@@ -165,6 +179,7 @@ impl Supervisor {
             Call::SetOption => self.on_set_option(notification),
             Call::Duplicate => self.on_duplicate(notification, now),
             Call::EpollCreate => self.on_epoll_create(notification, now),
+            Call::SendTo => self.on_send_to(notification, now),
             Call::Multiplexed => Ok(Answer::Native),
         };
         // What cannot be looked at (a bad descriptor, a process that just died) is the kernel's to

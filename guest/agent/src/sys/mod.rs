@@ -6,6 +6,7 @@
 
 use std::io;
 
+pub(crate) mod datagram;
 pub(crate) mod file;
 pub(crate) mod memory;
 pub(crate) mod poll;

@@ -43,6 +43,10 @@ impl Epoll {
         control(self.as_fd(), libc::EPOLL_CTL_ADD, file, events, data)
     }
 
+    pub(crate) fn modify(&self, file: BorrowedFd<'_>, events: u32, data: u64) -> io::Result<()> {
+        control(self.as_fd(), libc::EPOLL_CTL_MOD, file, events, data)
+    }
+
     pub(crate) fn delete(&self, file: BorrowedFd<'_>) -> io::Result<()> {
         control(self.as_fd(), libc::EPOLL_CTL_DEL, file, 0, 0)
     }

@@ -127,6 +127,19 @@ pub(crate) fn adopt_orphans() -> io::Result<()> {
     control(libc::PR_SET_CHILD_SUBREAPER, 1)
 }
 
+/// Moves this process, which must have one thread only, into a new network namespace; without the
+/// privilege for that into a new user namespace, too, in which it has it.
+pub(crate) fn unshare_network() -> io::Result<()> {
+    // SAFETY: no pointer is passed.
+    match check(unsafe { libc::unshare(libc::CLONE_NEWNET) }) {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+            // SAFETY: no pointer is passed.
+            check(unsafe { libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET) }).map(drop)
+        }
+        result => result.map(drop),
+    }
+}
+
 /// Gives this thread a descriptor table of its own, a copy of the shared one.
 pub(crate) fn unshare_descriptors() -> io::Result<()> {
     // SAFETY: no pointer is passed. The calling thread afterwards uses only descriptors that it

@@ -14,6 +14,11 @@ pub(crate) const VM_SOCKETS_CONNECT_TIMEOUT: i32 = 6;
 pub(crate) const NETNS_COOKIE: i32 = 71;
 pub(crate) const COOKIE: i32 = 57;
 
+/// A new socket, blocking and close-on-exec.
+pub(crate) fn new(family: i32, kind: i32) -> io::Result<OwnedFd> {
+    socket(family, kind, 0)
+}
+
 /// A new stream socket, non-blocking and close-on-exec.
 pub(crate) fn stream(family: i32) -> io::Result<OwnedFd> {
     socket(family, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)
@@ -107,6 +112,19 @@ pub(crate) fn local_name(socket: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Gives the socket a name, as bytes of a `sockaddr`.
+pub(crate) fn bind(socket: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(name.len()).unwrap_or(0);
+    // SAFETY: the kernel reads `length` bytes of the live slice.
+    check(unsafe { libc::bind(socket.as_raw_fd(), name.as_ptr().cast(), length) }).map(drop)
+}
+
+pub(crate) fn listen(socket: BorrowedFd<'_>, backlog: usize) -> io::Result<()> {
+    let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+    // SAFETY: no pointer is passed.
+    check(unsafe { libc::listen(socket.as_raw_fd(), backlog) }).map(drop)
+}
+
 pub(crate) fn shutdown_both(socket: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: no pointer is passed.
     check(unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_RDWR) }).map(drop)
@@ -143,8 +161,12 @@ struct OneDescriptor {
 const CONTROL_BYTES: usize = size_of::<libc::cmsghdr>() + size_of::<RawFd>();
 
 /// Sends one byte and one descriptor over a Unix stream.
-pub(crate) fn send_descriptor(stream: BorrowedFd<'_>, file: BorrowedFd<'_>) -> io::Result<()> {
-    let mut byte = [1u8];
+pub(crate) fn send_descriptor(
+    stream: BorrowedFd<'_>,
+    byte: u8,
+    file: BorrowedFd<'_>,
+) -> io::Result<()> {
+    let mut byte = [byte];
     let mut data = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
     let mut control = OneDescriptor {
         header: libc::cmsghdr {
@@ -164,6 +186,11 @@ pub(crate) fn send_descriptor(stream: BorrowedFd<'_>, file: BorrowedFd<'_>) -> i
 
 /// Receives one byte with one descriptor. `None` at end of stream or without a descriptor.
 pub(crate) fn receive_descriptor(stream: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
+    Ok(receive_tagged(stream)?.and_then(|(_, file)| file))
+}
+
+/// Receives one byte, and the descriptor that came with it. `None` at end of stream.
+pub(crate) fn receive_tagged(stream: BorrowedFd<'_>) -> io::Result<Option<(u8, Option<OwnedFd>)>> {
     let mut byte = [0u8];
     let mut data = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
     let mut control = OneDescriptor {
@@ -175,17 +202,18 @@ pub(crate) fn receive_descriptor(stream: BorrowedFd<'_>) -> io::Result<Option<Ow
     // SAFETY: `message` points to live data and control buffers whose sizes it states.
     let result =
         unsafe { libc::recvmsg(stream.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
-    let received = check_size(result)?;
+    if check_size(result)? == 0 {
+        return Ok(None);
+    }
     let header = control.header;
-    let carries_one = received == 1
-        && message.msg_controllen >= CONTROL_BYTES
+    let carries_one = message.msg_controllen >= CONTROL_BYTES
         && (header.cmsg_level, header.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS)
         && header.cmsg_len == CONTROL_BYTES;
     if !carries_one {
-        return Ok(None);
+        return Ok(Some((byte[0], None)));
     }
     // SAFETY: the kernel has just installed this descriptor for us, as the control message says.
-    Ok(Some(unsafe { OwnedFd::from_raw_fd(control.descriptor) }))
+    Ok(Some((byte[0], Some(unsafe { OwnedFd::from_raw_fd(control.descriptor) }))))
 }
 
 fn message(data: &mut libc::iovec, control: &mut OneDescriptor) -> libc::msghdr {

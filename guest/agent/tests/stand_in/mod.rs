@@ -15,7 +15,11 @@
 //! | 198.51.100.7 | nothing, ever |
 //! | 198.51.100.8 | the data connection fails 100 ms before the verdict ECONNREFUSED |
 //! | 198.51.100.9 | EACCES |
+//!
+//! Names: see `names`.
 #![allow(dead_code, clippy::unwrap_used)]
+
+mod names;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -231,6 +235,7 @@ impl Gateway {
         let state = Arc::new(State::default());
         let registry = Registry::new();
         registry.register_hm(SocketModule(Arc::clone(&state))).unwrap();
+        registry.register_hm(names::ResolverModule).unwrap();
         let for_data = Arc::clone(&state);
         let task = tokio::spawn(async move {
             loop {

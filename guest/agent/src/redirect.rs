@@ -1,0 +1,176 @@
+//! Redirect: a socket on its way to a nameserver becomes one of the resolver's private network.
+//!
+//! in: connect() and sendto() to port 53; out: the socket replaced, and the call left to the kernel,
+//! which runs it on the new one. Owner: the supervisor's loop. Kept: no table and no state, because the
+//! kernel tells whose network a socket is of; whatever address the program passes in the end, the
+//! private network leads only to the stub resolver. How it works stands in `resolver`.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
+
+use crate::address::{self, Passed};
+use crate::connect::{bound_name, not_replaced, passed_address};
+use crate::notify::{Answer, Notification};
+use crate::resolver::Kind;
+use crate::supervisor::{Subject, Supervisor};
+use crate::{limits, log, options, sys};
+
+impl Supervisor {
+    /// sendto() with a small datagram and an address.
+    pub(crate) fn on_send_to(
+        &mut self,
+        notification: &Notification,
+        now: Instant,
+    ) -> io::Result<Answer> {
+        if self.resolver.is_none() {
+            return Ok(Answer::Native);
+        }
+        let passed = passed_address(notification, 4, 5)?;
+        let Passed::Internet(peer) = passed else { return Ok(Answer::Native) };
+        if peer.port() != limits::DNS_PORT {
+            return Ok(Answer::Native);
+        }
+        let subject = self.subject(notification)?;
+        Ok(self.ask_nameserver(notification, &subject, peer, now)?.unwrap_or(Answer::Native))
+    }
+
+    /// A socket of the guest that is about to go to port 53. `None`: it does not go to a nameserver.
+    pub(crate) fn ask_nameserver(
+        &mut self,
+        notification: &Notification,
+        subject: &Subject,
+        peer: SocketAddr,
+        now: Instant,
+    ) -> io::Result<Option<Answer>> {
+        let Some(resolver) = &mut self.resolver else { return Ok(None) };
+        if self.table.has(subject.inode) || !self.nameservers.has(notification.thread, peer.ip()) {
+            return Ok(None);
+        }
+        if resolver.owns(subject.file.as_fd()) {
+            return Ok(Some(Answer::Native));
+        }
+        let Some(kind) = kind_of(&subject.file, self.network) else { return Ok(None) };
+        let Some(new) = resolver.take(kind) else {
+            let parked = resolver.park(notification);
+            return Ok(Some(if parked { Answer::Later } else { Answer::Native }));
+        };
+        log::note(format_args!("thread {} asks nameserver {peer}", notification.thread));
+        Ok(Some(self.exchange(notification, subject, &new, now)))
+    }
+
+    /// A socket of the private network that goes elsewhere becomes the guest's again. `None`: it is not
+    /// one of the private network.
+    pub(crate) fn leave_nameserver(
+        &mut self,
+        notification: &Notification,
+        subject: &Subject,
+        now: Instant,
+    ) -> io::Result<Option<Answer>> {
+        let file = subject.file.as_fd();
+        if !self.resolver.as_ref().is_some_and(|resolver| resolver.owns(file)) {
+            return Ok(None);
+        }
+        let Some(kind) = kind_of(&subject.file, None) else { return Ok(None) };
+        let new = kind.socket()?;
+        Ok(Some(self.exchange(notification, subject, &new, now)))
+    }
+
+    /// Puts `new` in the place of the program's socket and has the kernel run the call.
+    fn exchange(
+        &mut self,
+        notification: &Notification,
+        subject: &Subject,
+        new: &OwnedFd,
+        now: Instant,
+    ) -> Answer {
+        let Subject { process, file, inode } = subject;
+        let replaced = make_alike(file, new)
+            .and_then(|()| self.replace(notification, process, file, *inode, new, now));
+        match replaced {
+            Ok(()) => Answer::Native,
+            Err(error) => not_replaced(&error),
+        }
+    }
+
+    /// Sockets of the private network have come; or its process has ended.
+    pub(crate) fn on_resolver(&mut self, now: Instant) {
+        let Some(resolver) = &mut self.resolver else { return };
+        if let Some(parked) = resolver.receive() {
+            parked.iter().for_each(|notification| self.dispatch(notification, now));
+            return;
+        }
+        let _ = self.poll.delete(resolver.as_fd());
+        log::say(format_args!("the resolver has ended: names are resolved as without outsock"));
+        let parked = self.resolver.take().map(crate::resolver::Resolver::abandon);
+        for notification in parked.unwrap_or_default() {
+            self.listener.answer(notification.id, Answer::Native);
+        }
+    }
+}
+
+/// The kind of a UDP socket, or of a TCP socket that is not connected. With a network: only of a socket
+/// that is of this network.
+fn kind_of(file: &OwnedFd, network: Option<u64>) -> Option<Kind> {
+    let file = file.as_fd();
+    let option = |name| sys::socket::int_option(file, libc::SOL_SOCKET, name).ok();
+    let kind = match (option(libc::SO_PROTOCOL)?, option(libc::SO_DOMAIN)?) {
+        (libc::IPPROTO_UDP, libc::AF_INET) => Kind::UdpV4,
+        (libc::IPPROTO_UDP, libc::AF_INET6) => Kind::UdpV6,
+        (libc::IPPROTO_TCP, libc::AF_INET) => Kind::TcpV4,
+        (libc::IPPROTO_TCP, libc::AF_INET6) => Kind::TcpV6,
+        _ => return None,
+    };
+    if matches!(kind, Kind::TcpV4 | Kind::TcpV6) {
+        const TCP_CLOSE: u8 = 7;
+        let mut state = [0u8];
+        sys::socket::option(file, libc::SOL_TCP, libc::TCP_INFO, &mut state).ok()?;
+        if state[0] != TCP_CLOSE {
+            return None;
+        }
+    }
+    let cookie = sys::socket::NETNS_COOKIE;
+    let here = || sys::socket::wide_option(file, libc::SOL_SOCKET, cookie).ok() == network;
+    (network.is_none() || here()).then_some(kind)
+}
+
+/// Options of levels IP and IPv6 that resolvers set before they connect.
+const IP: &[i32] = &[libc::IP_RECVERR, libc::IP_MTU_DISCOVER, libc::IP_PKTINFO, libc::IP_RECVTTL];
+const IPV6: &[i32] = &[
+    libc::IPV6_V6ONLY,
+    libc::IPV6_RECVERR,
+    libc::IPV6_MTU_DISCOVER,
+    libc::IPV6_RECVPKTINFO,
+    libc::IPV6_RECVHOPLIMIT,
+];
+
+/// Flags, options and the bound name. What the new socket does not take is left.
+fn make_alike(old: &OwnedFd, new: &OwnedFd) -> io::Result<()> {
+    let flags = sys::file::status_flags(old.as_fd())?;
+    let shared = flags & (libc::O_NONBLOCK | libc::O_ASYNC);
+    sys::file::set_status_flags(new.as_fd(), libc::O_RDWR | shared)?;
+    options::copy_all(old, new, flags);
+    let copy = |level, names: &[i32]| {
+        for name in names {
+            let value = sys::socket::int_option(old.as_fd(), level, *name);
+            if let Ok(value) = value
+                && sys::socket::int_option(new.as_fd(), level, *name).is_ok_and(|is| is != value)
+            {
+                let _ = sys::socket::set_option(new.as_fd(), level, *name, &value.to_ne_bytes());
+            }
+        }
+    };
+    copy(libc::SOL_SOCKET, &[libc::SO_REUSEADDR, libc::SO_REUSEPORT, libc::SO_BROADCAST]);
+    copy(libc::IPPROTO_IP, IP);
+    let name = bound_name(old);
+    if name.is_none_or(|name| name.is_ipv6()) {
+        copy(libc::IPPROTO_IPV6, IPV6);
+    }
+    if let Some(name) = name
+        && (name.port() != 0 || !name.ip().is_unspecified())
+    {
+        let _ = sys::socket::bind(new.as_fd(), &address::encode(name));
+    }
+    Ok(())
+}

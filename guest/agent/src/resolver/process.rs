@@ -1,0 +1,82 @@
+//! The resolver's process: enters the private network, serves DNS there, hands out sockets.
+//!
+//! in: one byte per socket that is wanted; out: sockets, over a Unix stream. Kept: it holds none of
+//! the supervisor's descriptors and none of the command's output; it ends when the stream ends.
+//! Owner: itself. Bound: [`limits::SOCKETS_IN_STOCK`] per kind under way.
+
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use super::network::Network;
+use super::stub::Stub;
+use super::upstream::Upstream;
+use super::{FAILED, Kind, READY};
+use crate::dial::Dialer;
+use crate::mailbox::Mailbox;
+use crate::{command, limits, run, sys};
+
+/// Everything, in the child. Returns the exit code.
+pub(super) fn run(stream: UnixStream, dialer: &Arc<dyn Dialer>) -> i32 {
+    command::release_standard_streams();
+    sys::process::leave_session();
+    let Ok(stream) = alone(stream) else { return run::EX_UNAVAILABLE };
+    if let Err(error) = serve(&stream, dialer) {
+        // Fails only when nobody is there to read it.
+        let _ = (&stream).write_all(&[FAILED]).and_then(|()| (&stream).write_all(error.as_bytes()));
+        return run::EX_UNAVAILABLE;
+    }
+    0
+}
+
+/// Closes every other descriptor: the streams of the supervisor must end with the supervisor.
+fn alone(stream: UnixStream) -> std::io::Result<UnixStream> {
+    const NUMBER: i32 = 3;
+    let stream = if stream.as_raw_fd() == NUMBER {
+        stream
+    } else {
+        sys::file::duplicate_onto(stream.as_fd(), NUMBER)?.into()
+    };
+    sys::file::close_from(NUMBER + 1)?;
+    Ok(stream)
+}
+
+fn serve(stream: &UnixStream, dialer: &Arc<dyn Dialer>) -> Result<(), String> {
+    let network = Network::enter()?;
+    let io = |error: std::io::Error| error.to_string();
+    let mailbox = Mailbox::new().map_err(io)?;
+    let upstream = Upstream::open(Arc::clone(dialer), mailbox.clone())?;
+    let stub = Stub::new(network, upstream, mailbox).map_err(io)?;
+    for kind in Kind::ALL {
+        for _ in 0..limits::SOCKETS_IN_STOCK {
+            // A kernel without IPv6 has no such sockets, and no programs that ask for them.
+            if kind.socket().and_then(|socket| hand(stream, kind, &socket)).is_err() {
+                break;
+            }
+        }
+    }
+    (&mut &*stream).write_all(&[READY]).map_err(io)?;
+    let orders = stream.try_clone().map_err(io)?;
+    let thread = std::thread::Builder::new().name("sockets".to_owned());
+    thread.spawn(move || fill_orders(orders)).map_err(io)?;
+    stub.serve().map_err(io)
+}
+
+fn hand(stream: &UnixStream, kind: Kind, socket: &std::os::fd::OwnedFd) -> std::io::Result<()> {
+    sys::socket::send_descriptor(stream.as_fd(), kind.number(), socket.as_fd())
+}
+
+/// One socket per byte. The end of the stream is the end of the supervisor, and of this process.
+fn fill_orders(mut stream: UnixStream) {
+    let mut order = [0u8];
+    while matches!(stream.read(&mut order), Ok(1)) {
+        let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.number() == order[0]) else {
+            continue;
+        };
+        if kind.socket().and_then(|socket| hand(&stream, kind, &socket)).is_err() {
+            break;
+        }
+    }
+    std::process::exit(0);
+}

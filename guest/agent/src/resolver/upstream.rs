@@ -1,0 +1,93 @@
+//! Upstream: the gateway's `resolver` module, over a stream of its own.
+//!
+//! in: queries; out: an [`Event`] per query in the stub's mailbox. Owner: the stub's loop; a reader
+//! thread per stream (in `outsock_vmrpc`) and, while the gateway is away, one thread that tries to
+//! reach it. Kept: every query ends with exactly one event, at once while there is no gateway.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use outsock_vmrpc::resolver::{self, QueryRequest};
+use outsock_vmrpc::{Binding, Client, RpcError};
+
+use crate::dial::Dialer;
+use crate::mailbox::Mailbox;
+use crate::{gateway, limits, sys};
+
+/// What other threads tell the stub's loop.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// How the query with this key ended.
+    Answer(u64, Result<Vec<u8>, RpcError>),
+    /// The gateway is back.
+    Back(Session),
+}
+
+/// One life of the gateway.
+#[derive(Debug)]
+pub(super) struct Session {
+    binding: Binding,
+    /// A second descriptor of the stream, to notice its end.
+    watch: OwnedFd,
+}
+
+impl Session {
+    fn open(dialer: &dyn Dialer) -> Result<Self, gateway::OpenError> {
+        let greet = |stream| Client::new(stream)?.bind_module(resolver::NAME, resolver::VERSIONS);
+        let (binding, watch) = gateway::greeted(dialer, limits::GATEWAY_START, greet)?;
+        Ok(Self { binding, watch })
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    dialer: Arc<dyn Dialer>,
+    mailbox: Mailbox<Event>,
+    session: Option<Session>,
+}
+
+impl Upstream {
+    /// Binds the module; says why it cannot.
+    pub(super) fn open(dialer: Arc<dyn Dialer>, mailbox: Mailbox<Event>) -> Result<Self, String> {
+        let session = Session::open(&*dialer).map_err(|error| error.to_string())?;
+        Ok(Self { dialer, mailbox, session: Some(session) })
+    }
+
+    /// Passes a query on.
+    pub(super) fn ask(&self, key: u64, query: &QueryRequest) {
+        let mailbox = self.mailbox.clone();
+        let done = move |outcome| mailbox.post(Event::Answer(key, outcome));
+        match &self.session {
+            Some(session) => session.binding.start_rpc(resolver::QUERY, &query.encode(), done),
+            None => done(Err(RpcError::Disconnected)),
+        }
+    }
+
+    /// The file whose end is the end of the session.
+    pub(super) fn watch(&self) -> Option<BorrowedFd<'_>> {
+        self.session.as_ref().map(|session| session.watch.as_fd())
+    }
+
+    /// Gives the session up, which ends all its queries, and looks for the next one.
+    pub(super) fn lose(&mut self) {
+        let Some(session) = self.session.take() else { return };
+        // The unbinding on drop must not wait for a gateway that is not there.
+        let _ = sys::socket::shutdown_both(session.watch.as_fd());
+        drop(session);
+        let (dialer, mailbox) = (Arc::clone(&self.dialer), self.mailbox.clone());
+        let search = move || loop {
+            std::thread::sleep(limits::GATEWAY_RETRY);
+            if let Ok(session) = Session::open(&*dialer) {
+                return mailbox.post(Event::Back(session));
+            }
+        };
+        // Without threads nothing of the agent works; names then fail until it is started again.
+        let _ = std::thread::Builder::new().name("search".to_owned()).spawn(search);
+    }
+
+    /// The gateway is back.
+    pub(super) fn resume(&mut self, session: Session) {
+        self.session = Some(session);
+    }
+}
