@@ -12,6 +12,7 @@
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod datagram;
 pub mod error;
 pub mod limits;
 pub mod option;
@@ -19,6 +20,7 @@ pub mod socket;
 pub mod stream;
 pub mod transport;
 
+pub use datagram::{Carried, Flow, FlowRequest};
 pub use error::{AcceptError, DialError, ListenError};
 pub use option::SocketOption;
 pub use outsock_vmrpc::Errno;

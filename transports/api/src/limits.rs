@@ -6,6 +6,13 @@ use std::time::Duration;
 /// after about 130 s (`tcp_syn_retries` = 6); a program must see the same patience.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(130);
 
+/// How long a flow of datagrams may take to stand when nobody says: a name, a connection to a peer
+/// and its answer. A program asks again after a few seconds.
+pub const FLOW_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes of a datagram's payload: what a 16-bit length leaves beside the headers of UDP and IPv4.
+pub const DATAGRAM_BYTES_MAX: usize = 65_507;
+
 /// Connections that wait in a listener until they are accepted.
 pub const ACCEPT_BACKLOG_MAX: u32 = 1024;
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::datagram::{Carried, Flow, FlowRequest};
 use crate::error::{AcceptError, DialError, ListenError};
 use crate::limits;
 use crate::option::SocketOption;
@@ -156,6 +157,18 @@ pub trait Transport: Send + Sync + fmt::Debug + 'static {
 
     /// Starts to listen. Dropping the listener closes it.
     async fn listen(&self, at: &Destination) -> Result<Box<dyn Listener>, ListenError>;
+
+    /// Whether [`Self::flow`] can carry such datagrams at all.
+    fn carries(&self, carried: Carried) -> bool {
+        let _ = carried;
+        false
+    }
+
+    /// Opens a flow of datagrams. Dropping the future gives it up and leaves nothing behind.
+    async fn flow(&self, request: FlowRequest) -> Result<Box<dyn Flow>, DialError> {
+        let _ = request;
+        Err(DialError::UnsupportedDestination("datagrams"))
+    }
 }
 
 /// A listening socket of a transport.

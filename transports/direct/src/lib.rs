@@ -21,6 +21,12 @@
 //! * **A missing Unix socket file is a refusal.** The program in the guest called `connect()` on a
 //!   TCP address; `ENOENT` is no answer to that. A full Unix backlog is waited for, as a blocking
 //!   `connect()` does.
+//! * **A flow of datagrams is a connected UDP socket**, so that the kernel hands over only what comes
+//!   from its destination, and the ICMP errors of its own datagrams. Flows that share a source port
+//!   do so by `SO_REUSEPORT`, which other users of the host cannot join. The kernel fragments what is
+//!   longer than the path takes.
+//! * **Echo needs no privilege** where `net.ipv4.ping_group_range` holds the gateway's group; else it
+//!   takes `CAP_NET_RAW`; else it is refused with `EACCES` and the reason.
 //! * **What a reset is on a Unix socket**: see [`outsock_transport::socket`]. `Capabilities::reset`
 //!   is true because TCP has it.
 //!
@@ -39,7 +45,9 @@
 #![forbid(unsafe_code)]
 
 mod accept;
+mod datagram;
 mod dial;
+mod echo;
 pub mod limits;
 mod socket_file;
 mod tcp;
@@ -47,7 +55,8 @@ mod unix;
 
 use async_trait::async_trait;
 use outsock_transport::{
-    Capabilities, Destination, DialError, DialRequest, Dialed, ListenError, Listener, Transport,
+    Capabilities, Carried, Destination, DialError, DialRequest, Dialed, Flow, FlowRequest,
+    ListenError, Listener, Transport,
 };
 
 /// The transport. It has no configuration and no state.
@@ -85,6 +94,26 @@ impl Transport for Direct {
             Destination::Address(address) => Ok(Box::new(tcp::listen(*address)?)),
             Destination::Unix(path) => Ok(Box::new(unix::listen(path)?)),
             Destination::Name { .. } => Err(ListenError::Unsupported("a name")),
+        }
+    }
+
+    fn carries(&self, carried: Carried) -> bool {
+        match carried {
+            Carried::Udp | Carried::Echo => true,
+        }
+    }
+
+    async fn flow(&self, request: FlowRequest) -> Result<Box<dyn Flow>, DialError> {
+        let to = match &request.destination {
+            Destination::Address(to) => *to,
+            Destination::Name { .. } => return Err(DialError::UnsupportedDestination("names")),
+            Destination::Unix(_) => {
+                return Err(DialError::UnsupportedDestination("datagrams to Unix sockets"));
+            }
+        };
+        match request.carried {
+            Carried::Udp => datagram::open(to, request.source_port),
+            Carried::Echo => echo::open(to.ip()),
         }
     }
 }

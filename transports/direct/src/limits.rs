@@ -15,3 +15,10 @@ pub const UNIX_RETRY_MAX: Duration = Duration::from_millis(50);
 /// How long an accept waits before it reports that descriptors or memory have run out. The
 /// connection stays in the backlog, so whoever tries again at once would spin.
 pub const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// The kernel's buffers of one flow of datagrams, bytes each way: a burst of 700 full Ethernet frames.
+/// The host's `net.core.rmem_max` may allow less.
+pub const DATAGRAM_BUFFER_BYTES: usize = 1024 * 1024;
+
+/// Bytes of an ICMP echo message that is sent or received: a datagram's payload with headers.
+pub const ECHO_BYTES_MAX: usize = 65_535;
