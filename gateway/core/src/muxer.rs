@@ -48,8 +48,9 @@ pub enum Verdict {
 /// What the device must do with a host's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// A guest opened a service port: attach a service stream to the connection.
-    OpenService(ConnectionId, VsockPort),
+    /// A guest opened a service port, from a port of its own: attach a service stream to the
+    /// connection.
+    OpenService(ConnectionId, VsockPort, VsockPort),
     /// Attach the end that is held for this token.
     Attach(ConnectionId, VsockPort),
     /// Forget the end that is held for this token: its guest never came.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outsock_device::{GuestDevice, GuestDeviceConfig, News, StartError};
-use outsock_vmrpc::host::{Caller, Registry, serve};
-use outsock_vmrpc::limits::VMRPC_PORT;
+use outsock_vmrpc::host::{Caller, Registry, Terms, serve_with};
+use outsock_vmrpc::limits::{PRIVILEGED_PORT_MAX, VMRPC_PORT};
 use outsock_vmrpc::socket::Token;
 use tokio::sync::{Semaphore, mpsc};
 
@@ -34,7 +34,7 @@ pub(crate) fn start(
     })?;
     let guest = GuestSockets::new(device.handle().clone(), config.limits);
     sockets.add_guest(config.cid.0, Arc::clone(&guest));
-    let caller = Caller { guest: config.name.as_str().into(), cid: config.cid.0 };
+    let caller = Caller::new(config.name.as_str(), config.cid.0);
     tokio::spawn(hear(news, registry.clone(), caller, Arc::clone(&guest)));
     Ok(ServedGuest { config: config.clone(), device, sockets: guest })
 }
@@ -50,7 +50,7 @@ async fn hear(
     let waiting = Arc::new(Semaphore::new(limits::RPC_STREAMS_WAITING_MAX));
     while let Some(item) = news.recv().await {
         match item {
-            News::Service { port, stream } if port.0 == VMRPC_PORT => {
+            News::Service { port, from, stream, memory } if port.0 == VMRPC_PORT => {
                 // Beyond so many a stream waits for its turn, and beyond that it is reset. A guest that
                 // floods us keeps only its own news waiting.
                 let place = Arc::clone(&waiting).acquire_owned();
@@ -62,11 +62,14 @@ async fn hear(
                 let streams = Arc::clone(&streams);
                 let (registry, caller) = (registry.clone(), caller.clone());
                 let counted = guest.count_rpc_stream();
+                let privileged = from.0 <= PRIVILEGED_PORT_MAX;
+                let memory = privileged.then(|| Arc::new(memory) as _);
+                let terms = Terms { memory, ..Terms::default() };
                 tokio::spawn(async move {
                     let Ok(permit) = streams.acquire_owned().await else { return };
                     drop(place);
                     let name = Arc::clone(&caller.guest);
-                    if let Err(error) = serve(stream, &registry, caller).await {
+                    if let Err(error) = serve_with(stream, &registry, caller, terms).await {
                         tracing::debug!(guest = %name, %error, "VM RPC stream ended");
                     }
                     drop((permit, counted));

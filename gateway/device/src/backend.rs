@@ -89,7 +89,7 @@ impl VhostUserBackend for Backend {
 
     fn update_memory(&self, memory: GuestMemoryAtomic<GuestMemoryMmap>) -> io::Result<()> {
         let table = memory.memory().into_inner();
-        self.worker().memory = Some(Arc::new(MemoryMap::new(table)));
+        self.worker().set_memory(Some(Arc::new(MemoryMap::new(table))));
         Ok(())
     }
 

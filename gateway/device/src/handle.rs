@@ -16,6 +16,7 @@ use crate::bridge::{Bells, BridgeEnd, BridgeStream, bridge};
 use crate::end::HostEnd;
 use crate::host_socket::HostSocket;
 use crate::limits;
+use crate::queue_memory::GuestPages;
 use crate::stats::ConnectionStats;
 
 /// What the worker tells the daemon.
@@ -25,8 +26,12 @@ pub enum News {
     Service {
         /// Which.
         port: VsockPort,
+        /// The guest's port. Its kernel gives those below 1024 to privileged processes only.
+        from: VsockPort,
         /// The bytes.
         stream: BridgeStream,
+        /// The guest's memory, as long as this life of it lasts.
+        memory: GuestPages,
     },
     /// Nobody waits for the dial of this token any more, or the guest has too many.
     CancelDial(VsockPort),

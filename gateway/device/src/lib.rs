@@ -8,6 +8,7 @@
 //! | `worker` | the vring thread: events in, passes over the rings, timers |
 //! | `tx`, `rx` | the two passes: the hot path |
 //! | `ring`, `chain`, `pieces`, `memory` | virtqueues, descriptor chains, guest memory |
+//! | `queue_memory` | guest memory for event queues: [`GuestPages`] |
 //! | `end`, `ends` | host ends and their table |
 //! | `host_socket` | [`HostSocket`]: what the daemon asks a connection's kernel socket |
 //! | `stats` | [`ConnectionStats`]: one connection's counters and its end |
@@ -16,7 +17,7 @@
 //!
 //! Threads: per guest one that speaks vhost-user with the frontend and one vring worker; a guest's
 //! trouble stays in its own. `unsafe` is allowed here because guest memory is raw: it is confined to
-//! `memory`, `ring`, `chain`, `pieces`, `end` and `host_socket`.
+//! `memory`, `queue_memory`, `ring`, `chain`, `pieces`, `end` and `host_socket`.
 
 mod backend;
 mod bridge;
@@ -29,6 +30,7 @@ mod host_socket;
 pub mod limits;
 mod memory;
 mod pieces;
+mod queue_memory;
 mod ring;
 mod rlimit;
 mod rx;
@@ -40,5 +42,6 @@ pub use bridge::BridgeStream;
 pub use guest::{GuestDevice, GuestDeviceConfig, StartError};
 pub use handle::{DeviceCounters, DeviceHandle, FarEnd, News, Overloaded};
 pub use host_socket::HostSocket;
+pub use queue_memory::GuestPages;
 pub use rlimit::raise_descriptor_limit;
 pub use stats::ConnectionStats;

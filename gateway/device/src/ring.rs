@@ -10,8 +10,10 @@
 
 use std::sync::atomic::{AtomicU16, Ordering, fence};
 
+use vhost_user_backend::VringState;
 use virtio_queue::{Queue, QueueT};
 
+use crate::handle::DeviceCounters;
 use crate::memory::MemoryMap;
 
 const AVAIL_F_NO_INTERRUPT: u16 = 1;
@@ -187,4 +189,18 @@ impl<'m> Ring<'m> {
     pub(crate) fn table(&self) -> (*const u8, u16) {
         (self.desc, self.size)
     }
+}
+
+/// Tells the driver, when it wants to know.
+pub(crate) fn publish(ring: &mut Ring<'_>, vring: &VringState, counters: &DeviceCounters) {
+    if ring.publish() {
+        DeviceCounters::add(&counters.notifications, 1);
+        // A frontend that closed its eventfd learns nothing; that is its own affair.
+        let _ = vring.signal_used_queue();
+    }
+}
+
+/// Whether the ring can be served at all.
+pub(crate) fn is_live(vring: &VringState) -> bool {
+    vring.is_enabled() && vring.get_queue().ready()
 }

@@ -18,8 +18,8 @@ use crate::chain::{self, Chain, Direction};
 use crate::handle::DeviceCounters;
 use crate::limits;
 use crate::pieces;
-use crate::ring::{Ring, RingError};
-use crate::worker::{RX, Worker, is_live, publish};
+use crate::ring::{Ring, RingError, is_live, publish};
+use crate::worker::{RX, Worker};
 
 impl Worker {
     /// One pass over the RX ring. Returns whether there was anything.

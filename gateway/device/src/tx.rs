@@ -17,8 +17,8 @@ use crate::chain::{self, Direction};
 use crate::handle::DeviceCounters;
 use crate::limits;
 use crate::pieces;
-use crate::ring::{Ring, RingError};
-use crate::worker::{TX, Worker, is_live, publish};
+use crate::ring::{Ring, RingError, is_live, publish};
+use crate::worker::{TX, Worker};
 
 impl Worker {
     /// One pass over the TX ring. Returns whether there was anything.

@@ -20,7 +20,6 @@ use outsock_vmrpc::limits::VMRPC_PORT;
 use std::collections::HashMap;
 use std::io;
 use vhost_user_backend::VringMutex;
-use virtio_queue::QueueT;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::timerfd::TimerFd;
@@ -32,7 +31,8 @@ use crate::ends::{End, EndKey, Ends, Role};
 use crate::handle::{Command, DeviceCounters, FarEnd, Mailbox, News, NewsSender};
 use crate::limits;
 use crate::memory::MemoryMap;
-use crate::ring::{Ring, RingError};
+use crate::queue_memory::QueueMemory;
+use crate::ring::RingError;
 
 /// RX: device to driver.
 pub(crate) const RX: usize = 0;
@@ -64,6 +64,8 @@ pub(crate) struct Worker {
     timer_at: Option<Instant>,
     epoch: std::time::Instant,
     pub(crate) memory: Option<Arc<MemoryMap>>,
+    /// The same for event queues, whose rings other threads use.
+    queue_memory: QueueMemory,
     mailbox: Arc<Mailbox>,
     bells: Arc<Bells>,
     bells_event: EventFd,
@@ -116,6 +118,7 @@ impl Worker {
             timer_at: None,
             epoch: std::time::Instant::now(),
             memory: None,
+            queue_memory: QueueMemory::default(),
             mailbox,
             bells,
             bells_event,
@@ -304,13 +307,20 @@ impl Worker {
         }
         self.ring_position = [None; 2];
         self.counters.open.store(0, Ordering::Relaxed);
+        self.queue_memory.end_life();
         self.tell(News::GuestGone);
+    }
+
+    /// The frontend shares other memory from now on.
+    pub(crate) fn set_memory(&mut self, memory: Option<Arc<MemoryMap>>) {
+        self.queue_memory.set(memory.clone());
+        self.memory = memory;
     }
 
     /// The frontend is gone: so is the guest, and its memory is unmapped.
     pub(crate) fn hang_up(&mut self) {
         self.reset();
-        self.memory = None;
+        self.set_memory(None);
     }
 
     pub(crate) fn publish_counters(&self) {
@@ -328,10 +338,11 @@ impl Worker {
     pub(crate) fn run_actions(&mut self, now: Instant) {
         while let Some(action) = self.muxer.next_action() {
             match action {
-                Action::OpenService(id, port) => {
+                Action::OpenService(id, port, from) => {
                     let (end, stream) = bridge(&self.bells);
                     self.attach(now, id, FarEnd::new(HostEnd::Bridge(end)));
-                    self.tell(News::Service { port, stream });
+                    let memory = self.queue_memory.of_this_life();
+                    self.tell(News::Service { port, from, stream, memory });
                 }
                 Action::Attach(id, token) => match self.held.remove(&token) {
                     Some(far) => self.attach(now, id, far),
@@ -473,22 +484,4 @@ fn write_pending(end: &mut End) -> Result<u32, (Errno, u32)> {
         end.pending = Default::default();
     }
     Ok(u32::try_from(total).unwrap_or(u32::MAX))
-}
-
-/// Tells the driver, when it wants to know.
-pub(crate) fn publish(
-    ring: &mut Ring<'_>,
-    vring: &vhost_user_backend::VringState,
-    counters: &DeviceCounters,
-) {
-    if ring.publish() {
-        DeviceCounters::add(&counters.notifications, 1);
-        // A frontend that closed its eventfd learns nothing; that is its own affair.
-        let _ = vring.signal_used_queue();
-    }
-}
-
-/// Whether the ring can be served at all.
-pub(crate) fn is_live(vring: &vhost_user_backend::VringState) -> bool {
-    vring.is_enabled() && vring.get_queue().ready()
 }

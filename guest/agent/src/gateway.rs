@@ -130,7 +130,10 @@ fn errno_of(error: &RpcError) -> Errno {
             | Fault::NoSuchFunction
             | Fault::BadArguments
             | Fault::ModuleGone
-            | Fault::ResultTooLarge,
+            | Fault::ResultTooLarge
+            | Fault::ModuleUnavailable
+            | Fault::NoSuchQueue
+            | Fault::QueueNotShared,
         )
         | RpcError::Disconnected
         | RpcError::Protocol(_)

@@ -1,25 +1,25 @@
-//! The guest SDK: bind modules and call their functions over one stream.
+//! The guest SDK: bind modules, call their functions, open their event queues, over one stream.
 //!
 //! in: a connected stream socket (AF_VSOCK to CID 2, [`crate::limits::VMRPC_PORT`]); out: results.
 //! One reader thread per [`Client`] hands replies to whoever waits for them; callers write frames
 //! themselves. Any number of threads may call at once, each blocks only itself. Kept: every started
-//! call ends exactly once, with a result or an error, also when the stream dies. Bound:
-//! [`crate::limits::CALLS_IN_FLIGHT_MAX`].
+//! call ends exactly once, with a result or an error, also when the stream dies. Bounds:
+//! [`crate::limits::CALLS_IN_FLIGHT_MAX`], [`crate::limits::QUEUES_PER_STREAM_MAX`].
 
-use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, Weak, mpsc};
 
-use crate::error::{Fault, RpcError};
-use crate::frame::{self, Body, Bound, CallId, Decoder, Frame};
-use crate::limits;
+use crate::calls::{Calls, Outcome, client_name};
+use crate::error::RpcError;
+use crate::frame::{self, Body, Bound, CallId, Decoder, Frame, Handle};
 use crate::name::{Version, VersionRange};
-
-type Outcome = Result<Vec<u8>, RpcError>;
-type Done = Box<dyn FnOnce(Outcome) + Send>;
+use crate::pages::PageSource;
+use crate::queue::shared::{Shared as SharedQueue, Side};
+use crate::queue::table::Table;
+use crate::queue::{EventQueue, Form, Outbox, Queue, QueueError, Ticket, lock};
 
 /// A stream to the gateway's host modules. Clones share it; it closes with the last.
 #[derive(Clone, Debug)]
@@ -33,13 +33,9 @@ struct Shared {
     stream: UnixStream,
     /// Held while a whole frame is written, so that frames never interleave.
     write: Mutex<()>,
-    calls: Mutex<Calls>,
-}
-
-struct Calls {
-    next: u32,
-    /// `None` once the stream is dead: no call can start any more.
-    waiting: Option<HashMap<CallId, Done>>,
+    calls: Calls,
+    queues: Table,
+    pages: Option<Box<dyn PageSource>>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -55,40 +51,50 @@ impl Drop for Shared {
     }
 }
 
-/// The data under the lock is whole between statements, so a panic elsewhere does not spoil it.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Client {
-    /// Takes a connected stream socket, greets the host, and starts the reader thread.
+    /// Connects to the gateway from inside a guest: an AF_VSOCK stream to CID 2. A process that may
+    /// (CAP_NET_BIND_SERVICE, CAP_SYS_ADMIN: root, usually) gets event queues in shared memory.
+    #[cfg(feature = "guest")]
+    pub fn connect() -> Result<Self, ConnectError> {
+        let (stream, privileged) = crate::sys::vsock::connect().map_err(ConnectError::Stream)?;
+        let pages = privileged.then(|| Box::new(crate::sys::PinnedPages) as Box<dyn PageSource>);
+        Ok(Self::start(stream, pages)?)
+    }
+
+    /// Takes a connected stream socket, greets the host, and starts the reader thread. Event queues
+    /// use the stream.
     pub fn new(stream: OwnedFd) -> Result<Self, RpcError> {
+        Self::start(stream, None)
+    }
+
+    /// As [`Self::new`], with pages for event queues in shared memory.
+    pub fn with_pages(stream: OwnedFd, pages: Box<dyn PageSource>) -> Result<Self, RpcError> {
+        Self::start(stream, Some(pages))
+    }
+
+    fn start(stream: OwnedFd, pages: Option<Box<dyn PageSource>>) -> Result<Self, RpcError> {
         let mut reader = UnixStream::from(stream);
         let stream = reader.try_clone().map_err(|_| RpcError::Disconnected)?;
-        let calls = Calls { next: 0, waiting: Some(HashMap::new()) };
-        let shared = Arc::new(Shared { stream, write: Mutex::new(()), calls: Mutex::new(calls) });
+        let shared = Arc::new(Shared {
+            stream,
+            write: Mutex::new(()),
+            calls: Calls::new(),
+            queues: Table::default(),
+            pages,
+        });
         let for_reader = Arc::downgrade(&shared);
         let client = Self { shared };
         std::thread::Builder::new()
             .name("vmrpc-reader".to_owned())
             .spawn(move || {
-                let mut decoder = Decoder::new();
-                let mut chunk = vec![0u8; 16 * 1024];
-                let error = loop {
-                    match read_some(&mut reader, &mut chunk, &mut decoder) {
-                        Ok(frames) => {
-                            let Some(shared) = for_reader.upgrade() else { return };
-                            frames.into_iter().for_each(|frame| shared.finish(frame));
-                        }
-                        Err(error) => break error,
-                    }
-                };
+                let error = read_all(&mut reader, &for_reader);
                 if let Some(shared) = for_reader.upgrade() {
-                    shared.fail_all(&error);
+                    shared.calls.fail_all(&error);
+                    shared.queues.end();
                 }
             })
             .map_err(|_| RpcError::Disconnected)?;
-        client.wait(Body::Hello(frame::PROTOCOL))?;
+        client.wait(Body::Hello { versions: frame::PROTOCOL, client: client_name() })?;
         Ok(client)
     }
 
@@ -101,90 +107,77 @@ impl Client {
 
     fn wait(&self, body: Body) -> Outcome {
         let (sender, receiver) = mpsc::sync_channel(1);
-        self.start(body, move |outcome| {
+        self.call(body, move |outcome| {
             // The receiver waits until this arrives; it cannot be gone.
             let _ = sender.send(outcome);
         });
         receiver.recv().unwrap_or(Err(RpcError::Disconnected))
     }
 
-    fn start(&self, body: Body, done: impl FnOnce(Outcome) + Send + 'static) {
-        let call = match self.shared.enter(Box::new(done)) {
+    fn call(&self, body: Body, done: impl FnOnce(Outcome) + Send + 'static) {
+        let call = match self.shared.calls.enter(Box::new(done)) {
             Ok(call) => call,
             Err((done, error)) => return done(Err(error)),
         };
-        let mut bytes = Vec::new();
-        if (Frame { call, body }).encode(&mut bytes).is_err() {
-            return self.shared.finish_call(call, Err(RpcError::ArgumentsTooLarge));
-        }
-        let written = {
-            let _whole_frame = lock(&self.shared.write);
-            (&self.shared.stream).write_all(&bytes)
-        };
-        if written.is_err() {
-            self.shared.finish_call(call, Err(RpcError::Disconnected));
+        if let Err(error) = self.shared.write(call, body) {
+            self.shared.calls.finish(call, Err(error));
         }
     }
 }
 
-fn read_some(
-    stream: &mut UnixStream,
-    chunk: &mut [u8],
-    decoder: &mut Decoder,
-) -> Result<Vec<Frame>, RpcError> {
-    let n = loop {
-        match stream.read(chunk) {
-            Ok(0) => return Err(RpcError::Disconnected),
-            Ok(n) => break n,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(_) => return Err(RpcError::Disconnected),
+/// Why [`Client::connect`] has no client.
+#[cfg(feature = "guest")]
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// There is no way to the gateway.
+    #[error("cannot reach the gateway (vsock CID 2, port 1042): {0}")]
+    Stream(std::io::Error),
+    /// The gateway refused the greeting.
+    #[error(transparent)]
+    Rpc(#[from] RpcError),
+}
+
+fn read_all(stream: &mut UnixStream, shared: &Weak<Shared>) -> RpcError {
+    let mut decoder = Decoder::new();
+    let mut chunk = vec![0u8; 64 * 1024];
+    loop {
+        let n = match stream.read(&mut chunk) {
+            Ok(0) => return RpcError::Disconnected,
+            Ok(n) => n,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(_) => return RpcError::Disconnected,
+        };
+        let Some(shared) = shared.upgrade() else { return RpcError::Disconnected };
+        decoder.push(&chunk[..n]);
+        loop {
+            let taken = decoder.next().and_then(|frame| {
+                frame.map(|frame| shared.calls.take(frame, &shared.queues)).transpose()
+            });
+            match taken {
+                Ok(Some(())) => {}
+                Ok(None) => break,
+                Err(error) => return RpcError::Protocol(error.0),
+            }
         }
-    };
-    decoder.push(&chunk[..n]);
-    let mut frames = Vec::new();
-    while let Some(frame) = decoder.next().map_err(|error| RpcError::Protocol(error.0))? {
-        frames.push(frame);
     }
-    Ok(frames)
 }
 
 impl Shared {
-    fn enter(&self, done: Done) -> Result<CallId, (Done, RpcError)> {
-        let mut calls = lock(&self.calls);
-        let mut call = CallId(calls.next);
-        let Some(waiting) = calls.waiting.as_mut() else {
-            return Err((done, RpcError::Disconnected));
-        };
-        if waiting.len() >= limits::CALLS_IN_FLIGHT_MAX {
-            return Err((done, RpcError::Host(Fault::TooMany)));
-        }
-        while waiting.contains_key(&call) {
-            call = CallId(call.0.wrapping_add(1));
-        }
-        waiting.insert(call, done);
-        calls.next = call.0.wrapping_add(1);
-        Ok(call)
+    fn write(&self, call: CallId, body: Body) -> Result<(), RpcError> {
+        let mut bytes = Vec::new();
+        let frame = Frame { call, body };
+        frame.encode(&mut bytes).map_err(|_| RpcError::ArgumentsTooLarge)?;
+        let _whole_frame = lock(&self.write);
+        (&self.stream).write_all(&bytes).map_err(|_| RpcError::Disconnected)
     }
+}
 
-    fn finish(&self, frame: Frame) {
-        // A frame other than a reply is not for a guest; ignoring it harms nobody.
-        if let Body::Reply(outcome) = frame.body {
-            self.finish_call(frame.call, outcome);
-        }
-    }
+/// The queues are the client's; they do not keep it.
+struct ToHost(Weak<Shared>);
 
-    fn finish_call(&self, call: CallId, outcome: Outcome) {
-        let done = lock(&self.calls).waiting.as_mut().and_then(|waiting| waiting.remove(&call));
-        if let Some(done) = done {
-            done(outcome);
-        }
-    }
-
-    fn fail_all(&self, error: &RpcError) {
-        let waiting = lock(&self.calls).waiting.take();
-        for done in waiting.into_iter().flat_map(HashMap::into_values) {
-            done(Err(error.clone()));
-        }
+impl Outbox for ToHost {
+    fn send(&self, body: Body) -> bool {
+        self.0.upgrade().is_some_and(|shared| shared.write(CallId(0), body).is_ok())
     }
 }
 
@@ -215,7 +208,53 @@ impl Binding {
         arguments: &[u8],
         done: impl FnOnce(Result<Vec<u8>, RpcError>) + Send + 'static,
     ) {
-        self.client.start(self.call_body(function, arguments), done);
+        self.client.call(self.call_body(function, arguments), done);
+    }
+
+    /// Opens an event queue that the module made for this binding: in shared memory where both sides
+    /// can, else over the stream. [`EventQueue::form`] says which it became.
+    pub fn open_ev_queue(&self, ticket: Ticket) -> Result<EventQueue, RpcError> {
+        match self.open_ev_queue_as(ticket, Form::Shared) {
+            Err(RpcError::Host(crate::Fault::QueueNotShared)) => {
+                self.open_ev_queue_as(ticket, Form::Stream)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Opens an event queue in one form. [`Form::Shared`] fails with
+    /// [`QueueNotShared`](crate::Fault::QueueNotShared) where guest or gateway cannot do that.
+    pub fn open_ev_queue_as(&self, ticket: Ticket, form: Form) -> Result<EventQueue, RpcError> {
+        let shared = &self.client.shared;
+        let memory = match form {
+            Form::Stream => None,
+            Form::Shared => {
+                let bytes = crate::queue::shared::memory_bytes(ticket.bytes);
+                let pinned = shared.pages.as_ref().and_then(|pages| pages.pin(bytes));
+                Some(pinned.ok_or(RpcError::Host(crate::Fault::QueueNotShared))?)
+            }
+        };
+        let outbox = Arc::new(ToHost(Arc::downgrade(shared)));
+        let queue = shared
+            .queues
+            .make(Some(ticket.queue), Handle(0), ticket.bytes, outbox)
+            .map_err(|error| match error {
+                QueueError::Disconnected => RpcError::Disconnected,
+                _ => RpcError::Host(crate::Fault::TooMany),
+            })?;
+        let (pages, memories) = memory.map(|pinned| (pinned.pages, pinned.memories)).unzip();
+        match memories {
+            Some(memories) => {
+                queue.open_shared(SharedQueue::new(Side::Guest, ticket.bytes, memories));
+            }
+            None => queue.open_stream(),
+        }
+        if let Err(error) = self.client.wait(Body::OpenQueue { queue: ticket.queue, pages }) {
+            shared.queues.remove(ticket.queue, QueueError::Deleted);
+            return Err(error);
+        }
+        let client = self.client.clone();
+        Ok(EventQueue::new(queue, move |queue| client.close(queue)))
     }
 
     /// Gives the module back. Dropping the binding does the same and ignores the outcome.
@@ -228,8 +267,17 @@ impl Binding {
     }
 }
 
+impl Client {
+    /// The pages stay until the host has said that it does not touch them any more, or is gone.
+    fn close(&self, queue: &Queue) {
+        if let Some(queue) = self.shared.queues.remove(queue.id, QueueError::Deleted) {
+            self.call(Body::CloseQueue(queue.id), move |_| drop(queue));
+        }
+    }
+}
+
 impl Drop for Binding {
     fn drop(&mut self) {
-        self.client.start(Body::Unbind(self.bound.handle), drop);
+        self.client.call(Body::Unbind(self.bound.handle), drop);
     }
 }

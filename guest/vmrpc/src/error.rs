@@ -36,11 +36,21 @@ pub enum Fault {
     /// A result larger than a frame may be.
     #[error("the result does not fit into one frame")]
     ResultTooLarge = 10,
+    /// The module is registered, but what runs it is away. A call that was under way has an unknown
+    /// outcome.
+    #[error("the host module's process is not running: try again later")]
+    ModuleUnavailable = 11,
+    /// There is no event queue of that number on this stream, or it was deleted.
+    #[error("there is no event queue of that number")]
+    NoSuchQueue = 12,
+    /// The queue cannot lie in the pages that the guest named: it has to use the stream.
+    #[error("the gateway does not put this event queue into shared memory")]
+    QueueNotShared = 13,
 }
 
 impl Fault {
     /// Every fault, in wire order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::UnsupportedProtocol,
         Self::NoSuchModule,
         Self::UnsupportedVersion,
@@ -51,6 +61,9 @@ impl Fault {
         Self::TooMany,
         Self::ModuleGone,
         Self::ResultTooLarge,
+        Self::ModuleUnavailable,
+        Self::NoSuchQueue,
+        Self::QueueNotShared,
     ];
 
     /// The number on the wire.

@@ -13,6 +13,7 @@ use crate::errno::Errno;
 use crate::error::{Fault, RpcError};
 use crate::limits;
 use crate::name::{Version, VersionRange};
+use crate::queue::{QueueError, QueueId};
 use crate::wire::{Reader, Writer};
 
 /// Bytes before the payload.
@@ -32,8 +33,14 @@ pub struct CallId(pub u32);
 /// What a frame says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
-    /// Guest to host, first on every stream: the protocol versions the guest speaks.
-    Hello(VersionRange),
+    /// Guest to host, first on every stream.
+    Hello {
+        /// The protocol versions the guest speaks.
+        versions: VersionRange,
+        /// How the program in the guest calls itself, for listings; at most
+        /// [`limits::CLIENT_NAME_BYTES_MAX`] bytes. Nobody checks it.
+        client: String,
+    },
     /// Guest to host: bind a module by name, at one of these versions. Answered by `Reply`, whose
     /// result is [`Bound`].
     Bind {
@@ -55,6 +62,74 @@ pub enum Body {
     },
     /// Host to guest: what became of a call.
     Reply(Result<Vec<u8>, RpcError>),
+    /// Guest to host: open an event queue, in these pages, or without any: over the stream.
+    /// Answered by an empty `Reply`.
+    OpenQueue {
+        /// The queue.
+        queue: QueueId,
+        /// The pages.
+        pages: Option<Pages>,
+    },
+    /// Guest to host: close an event queue. Answered by an empty `Reply` when the host does not
+    /// touch its pages any more.
+    CloseQueue(QueueId),
+    /// Both ways: an event, in the stream form.
+    Event {
+        /// The queue.
+        queue: QueueId,
+        /// The event.
+        event: Vec<u8>,
+    },
+    /// Both ways: so many bytes of events were taken out, in the stream form.
+    Credit {
+        /// The queue.
+        queue: QueueId,
+        /// Bytes, as [`crate::queue::ring::cost`] counts them.
+        bytes: u32,
+    },
+    /// Both ways: look at the rings, in the shared form.
+    Wake(QueueId),
+    /// Host to guest: the queue takes no more events.
+    QueueEnded {
+        /// The queue.
+        queue: QueueId,
+        /// Why.
+        why: QueueError,
+    },
+}
+
+/// Guest-physical pages that hold an event queue, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pages {
+    /// Bytes of each: a power of two from 4 KiB to 2 MiB.
+    pub page_bytes: u32,
+    /// Where they start; at most [`limits::QUEUE_PAGES_MAX`].
+    pub addresses: Vec<u64>,
+}
+
+impl Pages {
+    /// Bytes of a page, at most: a huge page.
+    pub const PAGE_BYTES_MAX: u32 = 2 * 1024 * 1024;
+
+    fn encode(&self) -> Vec<u8> {
+        let start = Writer::new().u32(self.page_bytes);
+        self.addresses
+            .iter()
+            .fold(start, |writer, address| writer.raw(&address.to_le_bytes()))
+            .finish()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
+        let (page_bytes, addresses) = bytes.split_first_chunk().ok_or(FrameError("pages"))?;
+        let page_bytes = u32::from_le_bytes(*page_bytes);
+        let (addresses, rest) = addresses.as_chunks::<8>();
+        let good = page_bytes.is_power_of_two()
+            && (4096..=Self::PAGE_BYTES_MAX).contains(&page_bytes)
+            && addresses.len() <= limits::QUEUE_PAGES_MAX
+            && rest.is_empty();
+        let addresses = addresses.iter().copied().map(u64::from_le_bytes).collect();
+        if good { Ok(Self { page_bytes, addresses }) } else { Err(FrameError("pages")) }
+    }
 }
 
 /// One frame.
@@ -104,6 +179,12 @@ const KIND_CALL: u8 = 4;
 const KIND_REPLY_OK: u8 = 5;
 const KIND_REPLY_ERRNO: u8 = 6;
 const KIND_REPLY_FAULT: u8 = 7;
+const KIND_OPEN_QUEUE: u8 = 8;
+const KIND_CLOSE_QUEUE: u8 = 9;
+const KIND_EVENT: u8 = 10;
+const KIND_CREDIT: u8 = 11;
+const KIND_WAKE: u8 = 12;
+const KIND_QUEUE_ENDED: u8 = 13;
 
 impl Frame {
     /// Appends the frame to `out`. `Err` when its payload is over the limit: nothing is appended.
@@ -122,12 +203,12 @@ impl Frame {
         let no_handle = Handle(0);
         let owned;
         let (kind, handle, code, payload): (u8, Handle, u32, &[u8]) = match &self.body {
-            Body::Hello(versions) => {
-                owned = encode_versions(Writer::new(), *versions);
+            Body::Hello { versions, client } => {
+                owned = encode_versions(Writer::new(), *versions, client);
                 (KIND_HELLO, no_handle, 0, &owned)
             }
             Body::Bind { name, versions } => {
-                owned = encode_versions(Writer::new().text(name), *versions);
+                owned = encode_versions(Writer::new().text(name), *versions, "");
                 (KIND_BIND, no_handle, 0, &owned)
             }
             Body::Unbind(handle) => (KIND_UNBIND, *handle, 0, &[]),
@@ -144,6 +225,21 @@ impl Frame {
             Body::Reply(Err(
                 RpcError::Disconnected | RpcError::Protocol(_) | RpcError::ArgumentsTooLarge,
             )) => return Err(FrameError("an error of the guest's side does not travel")),
+            Body::OpenQueue { queue, pages } => {
+                owned = pages.as_ref().map(Pages::encode).unwrap_or_default();
+                (KIND_OPEN_QUEUE, no_handle, queue.0, &owned)
+            }
+            Body::CloseQueue(queue) => (KIND_CLOSE_QUEUE, no_handle, queue.0, &[]),
+            Body::Event { queue, event } => (KIND_EVENT, no_handle, queue.0, event),
+            Body::Credit { queue, bytes } => {
+                owned = bytes.to_le_bytes().to_vec();
+                (KIND_CREDIT, no_handle, queue.0, &owned)
+            }
+            Body::Wake(queue) => (KIND_WAKE, no_handle, queue.0, &[]),
+            Body::QueueEnded { queue, why } => {
+                owned = why.code().to_le_bytes().to_vec();
+                (KIND_QUEUE_ENDED, no_handle, queue.0, &owned)
+            }
         };
         if payload.len() > limits::PAYLOAD_BYTES_MAX {
             return Err(FrameError("payload over the limit"));
@@ -160,8 +256,8 @@ impl Frame {
     }
 }
 
-fn encode_versions(writer: Writer, versions: VersionRange) -> Vec<u8> {
-    writer.u16(versions.first().0).u16(versions.last().0).finish()
+fn encode_versions(writer: Writer, versions: VersionRange, rest: &str) -> Vec<u8> {
+    writer.u16(versions.first().0).u16(versions.last().0).raw(rest.as_bytes()).finish()
 }
 
 fn read_versions(reader: &mut Reader<'_>) -> Result<VersionRange, FrameError> {
@@ -208,7 +304,7 @@ impl Decoder {
         if length > limits::PAYLOAD_BYTES_MAX {
             return Err(FrameError("length over the limit"));
         }
-        if reserved != 0 || !(KIND_HELLO..=KIND_REPLY_FAULT).contains(&kind) {
+        if reserved != 0 || !(KIND_HELLO..=KIND_QUEUE_ENDED).contains(&kind) {
             return Err(FrameError("unknown kind"));
         }
         let Some(payload) = rest.get(..length) else {
@@ -231,8 +327,10 @@ fn parse_body(kind: u8, handle: Handle, code: u32, payload: &[u8]) -> Result<Bod
     let empty = |body| if payload.is_empty() { Ok(body) } else { Err(FrameError("payload")) };
     match kind {
         KIND_HELLO => {
-            // Later protocol versions may append to the payload of a hello; the ranges stay first.
-            Ok(Body::Hello(read_versions(&mut reader)?))
+            let versions = read_versions(&mut reader)?;
+            let client = payload.get(4..).unwrap_or_default();
+            let client = &client[..client.len().min(limits::CLIENT_NAME_BYTES_MAX)];
+            Ok(Body::Hello { versions, client: String::from_utf8_lossy(client).into_owned() })
         }
         KIND_BIND => {
             let name = reader
@@ -254,8 +352,24 @@ fn parse_body(kind: u8, handle: Handle, code: u32, payload: &[u8]) -> Result<Bod
             let fault = u16::try_from(code).ok().and_then(Fault::from_code);
             empty(Body::Reply(Err(RpcError::Host(fault.ok_or(FrameError("fault code"))?))))
         }
+        KIND_OPEN_QUEUE => {
+            let pages = (!payload.is_empty()).then(|| Pages::decode(payload)).transpose()?;
+            Ok(Body::OpenQueue { queue: QueueId(code), pages })
+        }
+        KIND_CLOSE_QUEUE => empty(Body::CloseQueue(QueueId(code))),
+        KIND_EVENT => Ok(Body::Event { queue: QueueId(code), event: payload.to_vec() }),
+        KIND_CREDIT => Ok(Body::Credit { queue: QueueId(code), bytes: word(payload)? }),
+        KIND_WAKE => empty(Body::Wake(QueueId(code))),
+        KIND_QUEUE_ENDED => {
+            let why = QueueError::from_code(word(payload)?);
+            Ok(Body::QueueEnded { queue: QueueId(code), why })
+        }
         _ => Err(FrameError("unknown kind")),
     }
+}
+
+fn word(payload: &[u8]) -> Result<u32, FrameError> {
+    payload.try_into().map(u32::from_le_bytes).map_err(|_| FrameError("payload"))
 }
 
 #[cfg(test)]
@@ -269,7 +383,8 @@ mod tests {
             .prop_map(|(a, b)| VersionRange::new(Version(a.min(b)), Version(a.max(b))).unwrap());
         let bytes = || proptest::collection::vec(any::<u8>(), 0..200);
         prop_oneof![
-            versions.clone().prop_map(Body::Hello),
+            (versions.clone(), "[a-z]{0,20}")
+                .prop_map(|(versions, client)| Body::Hello { versions, client }),
             ("[a-z]{1,20}", versions).prop_map(|(name, versions)| Body::Bind { name, versions }),
             any::<u16>().prop_map(|h| Body::Unbind(Handle(h))),
             (any::<u16>(), any::<u32>(), bytes()).prop_map(|(h, function, arguments)| {
@@ -279,6 +394,25 @@ mod tests {
             (1i32..4096).prop_map(|n| Body::Reply(Err(RpcError::Function(Errno::new(n).unwrap())))),
             (0usize..Fault::ALL.len())
                 .prop_map(|i| Body::Reply(Err(RpcError::Host(Fault::ALL[i])))),
+            any_queue_body(),
+        ]
+    }
+
+    fn any_queue_body() -> impl Strategy<Value = Body> {
+        let bytes = proptest::collection::vec(any::<u8>(), 0..200);
+        let pages = (12u32..22, proptest::collection::vec(any::<u64>(), 0..20));
+        let pages = pages.prop_map(|(bits, addresses)| Pages { page_bytes: 1 << bits, addresses });
+        let ends = [QueueError::Deleted, QueueError::ModuleGone, QueueError::Garbled];
+        let end = (0usize..3).prop_map(move |i| ends[i]);
+        let queue = || any::<u32>().prop_map(QueueId);
+        prop_oneof![
+            (queue(), proptest::option::of(pages))
+                .prop_map(|(queue, pages)| Body::OpenQueue { queue, pages }),
+            queue().prop_map(Body::CloseQueue),
+            (queue(), bytes).prop_map(|(queue, event)| Body::Event { queue, event }),
+            (queue(), any::<u32>()).prop_map(|(queue, bytes)| Body::Credit { queue, bytes }),
+            queue().prop_map(Body::Wake),
+            (queue(), end).prop_map(|(queue, why)| Body::QueueEnded { queue, why }),
         ]
     }
 

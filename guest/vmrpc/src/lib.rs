@@ -12,11 +12,15 @@
 //! | [`wire`] | reader and writer for the arguments inside a frame |
 //! | [`socket`] | the arguments of the `socket` host module |
 //! | [`resolver`] | the arguments of the `resolver` host module, and what a stub resolver does |
-//! | [`client`] | the guest SDK: bind_module, perform_rpc, unbind_module |
-//! | [`host`] | the host side: register_hm, unregister_hm, the server (feature `host`) |
+//! | [`client`] | the guest SDK: bind_module, perform_rpc, unbind_module, event queues |
+//! | [`queue`] | event queues: put_event, get_event, their ring and their stream form |
+//! | [`pages`] | where a guest takes the memory of its event queues from |
+//! | [`host`] | the host side: register_hm, unregister_hm, make_ev_queue, the server (feature `host`) |
+//! | `sys` | vsock and pinned pages in a real guest (feature `guest`): the one place with unsafe code |
 //! | [`limits`] | every bound, with its unit and reason |
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+mod calls;
 pub mod client;
 pub mod errno;
 pub mod error;
@@ -25,8 +29,13 @@ pub mod frame;
 pub mod host;
 pub mod limits;
 pub mod name;
+pub mod pages;
+pub mod queue;
 pub mod resolver;
 pub mod socket;
+#[cfg(feature = "guest")]
+#[allow(unsafe_code, reason = "system calls and memory that the host shares")]
+pub mod sys;
 pub mod wire;
 
 pub use client::{Binding, Client};
@@ -34,3 +43,4 @@ pub use errno::Errno;
 pub use error::{Fault, RpcError};
 pub use frame::{Body, Decoder, Frame};
 pub use name::{ModuleName, Version, VersionRange};
+pub use queue::{EventQueue, Form, Put, QueueError, QueueId, Ticket};

@@ -3,6 +3,11 @@
 /// The vsock port on the host (CID 2) where VM RPC is served. Outside the range of tokens.
 pub const VMRPC_PORT: u32 = 1042;
 
+/// The highest port that a guest's kernel gives only to privileged processes
+/// (`net/vmw_vsock/af_vsock.c`, `LAST_RESERVED_PORT`). A stream from there may name pages for event
+/// queues.
+pub const PRIVILEGED_PORT_MAX: u32 = 1023;
+
 /// The lowest host port that may be a connection token. Everything below is a service port, so a
 /// token can never be taken for VM RPC.
 pub const TOKEN_MIN: u32 = 0x4000_0000;
@@ -30,6 +35,33 @@ pub const MODULE_NAME_BYTES_MAX: usize = 64;
 /// Frames waiting to be written to one guest. When the guest does not read, calls wait here and
 /// then in their tasks; nothing more is read from that guest meanwhile.
 pub const REPLIES_QUEUED_MAX: usize = 64;
+
+/// Bytes of one direction of an event queue, at least: one page.
+pub const QUEUE_BYTES_MIN: u32 = 4096;
+
+/// Bytes of one direction of an event queue, at most. 32,768 events of 24 bytes; more only adds
+/// delay.
+pub const QUEUE_BYTES_MAX: u32 = 1024 * 1024;
+
+/// Bytes of one direction of an event queue when the module does not say: 2,048 small events.
+pub const QUEUE_BYTES: u32 = 64 * 1024;
+
+/// Event queues on one stream. A program needs one or two per module.
+pub const QUEUES_PER_STREAM_MAX: usize = 64;
+
+/// Bytes of all event queues of one stream, one direction: what they may hold on the host when they
+/// use the stream.
+pub const QUEUE_BYTES_PER_STREAM_MAX: u32 = 4 * 1024 * 1024;
+
+/// Pages in one list: the largest queue in pages of 4 KiB.
+pub const QUEUE_PAGES_MAX: usize = 1 + 2 * (QUEUE_BYTES_MAX as usize / 4096);
+
+/// How long a side of a queue in shared memory looks for the other side's next move before it
+/// sleeps, microseconds: several times what waking a sleeper costs.
+pub const QUEUE_SPIN_US: u64 = 50;
+
+/// Bytes of a program's name in a hello (`TASK_COMM_LEN` of Linux and room for more).
+pub const CLIENT_NAME_BYTES_MAX: usize = 64;
 
 /// Bytes of a host name in a destination (RFC 1035, 2.3.4: 255 octets on the wire, 253 as text).
 pub const HOST_NAME_BYTES_MAX: usize = 253;
@@ -70,6 +102,7 @@ pub const PLACE_BYTES_MAX: usize = 512;
 
 const _: () = assert!(NOTICES_MAX * 80 < PAYLOAD_BYTES_MAX);
 const _: () = assert!(REPORT_LISTENERS_MAX * 8 < PAYLOAD_BYTES_MAX - 16);
+const _: () = assert!(QUEUE_PAGES_MAX * 8 + 16 <= PAYLOAD_BYTES_MAX);
 const _: () = assert!(DNS_ANSWER_BYTES_MAX <= PAYLOAD_BYTES_MAX);
 const _: () = assert!(VMRPC_PORT < TOKEN_MIN && TOKEN_MIN < TOKEN_MAX);
 const _: () = assert!(HOST_NAME_BYTES_MAX < PAYLOAD_BYTES_MAX);

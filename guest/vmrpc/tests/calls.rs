@@ -59,7 +59,7 @@ fn start() -> (tokio::runtime::Runtime, Registry, Arc<tokio::sync::Semaphore>, C
     let served = registry.clone();
     runtime.spawn(async move {
         let host = tokio::net::UnixStream::from_std(host).unwrap();
-        serve(host, &served, Caller { guest: "web".into(), cid: 3 }).await
+        serve(host, &served, Caller::new("web", 3)).await
     });
     let client = Client::new(OwnedFd::from(guest)).unwrap();
     (runtime, registry, gate, client)

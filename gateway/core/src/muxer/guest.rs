@@ -86,7 +86,7 @@ impl Muxer {
                 connection.owes_response = true;
             }
             self.queue_rx(id);
-            self.actions.push_back(Action::OpenService(id, key.host));
+            self.actions.push_back(Action::OpenService(id, key.host, key.guest));
             return;
         }
         match self.tokens.find(key.host) {

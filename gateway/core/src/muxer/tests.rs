@@ -139,7 +139,7 @@ fn only_services_and_tokens_can_be_opened() {
     assert_eq!(bench.control(), [Op::Rst]);
     bench.packet(5001, SERVICE, Op::Request);
     assert_eq!(bench.control(), [Op::Response]);
-    assert!(matches!(bench.actions()[..], [Action::OpenService(_, SERVICE)]));
+    assert!(matches!(bench.actions()[..], [Action::OpenService(_, SERVICE, _)]));
 }
 
 #[test]

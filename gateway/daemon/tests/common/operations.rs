@@ -106,7 +106,7 @@ fn rpc_bytes(random: &mut Random) -> Vec<u8> {
         source: None,
     };
     let bodies = [
-        Body::Hello(versions),
+        Body::Hello { versions, client: String::new() },
         Body::Bind { name: socket::NAME.to_owned(), versions },
         Body::Call { handle: Handle(1), function: socket::CONNECT, arguments: request.encode() },
         Body::Call { handle: Handle(1), function: socket::CANCEL, arguments: token.encode() },

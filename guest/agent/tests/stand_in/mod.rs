@@ -244,7 +244,7 @@ impl Gateway {
                         let registry = registry.clone();
                         let stream = accepted.unwrap().0;
                         tokio::spawn(async move {
-                            let caller = Caller { guest: "stand-in".into(), cid: 3 };
+                            let caller = Caller::new("stand-in", 3);
                             let _ = serve(stream, &registry, caller).await;
                         });
                     }
