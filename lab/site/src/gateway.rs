@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::directory::Directory;
 use crate::limits;
 use crate::run::tied;
-use crate::status::Status;
+use crate::status::{Explanation, Status};
 
 /// What went wrong with a gateway.
 #[derive(Debug, thiserror::Error)]
@@ -126,7 +126,7 @@ impl Gateway {
 
     fn ask(&self, arguments: &[&str]) -> Result<String, GatewayError> {
         let mut command = Command::new(&self.program);
-        command.arg("status").arg("--admin-socket").arg(&self.admin_socket).args(arguments);
+        command.args(arguments).arg("--admin-socket").arg(&self.admin_socket);
         let output = command
             .output()
             .map_err(|source| GatewayError::File { path: self.program.clone(), source })?;
@@ -142,7 +142,7 @@ impl Gateway {
     /// # Errors
     /// [`GatewayError`] if it does not answer.
     pub fn status_table(&self) -> Result<String, GatewayError> {
-        self.ask(&[])
+        self.ask(&["status"])
     }
 
     /// Its counters.
@@ -150,8 +150,25 @@ impl Gateway {
     /// # Errors
     /// [`GatewayError`] if it does not answer, or not what is expected.
     pub fn status(&self) -> Result<Status, GatewayError> {
-        let text = self.ask(&["--json"])?;
-        serde_json::from_str(&text).map_err(|error| self.failed(format!("said {text:?}: {error}")))
+        self.read(&self.ask(&["status", "--json"])?)
+    }
+
+    /// Which rule a connection would meet; `how` are further options.
+    ///
+    /// # Errors
+    /// [`GatewayError`] if it does not answer, or not what is expected.
+    pub fn explain(
+        &self,
+        guest: &str,
+        destination: &str,
+        how: &[&str],
+    ) -> Result<Explanation, GatewayError> {
+        let arguments = [&["explain", "--json", "--guest", guest, destination], how].concat();
+        self.read(&self.ask(&arguments)?)
+    }
+
+    fn read<T: serde::de::DeserializeOwned>(&self, text: &str) -> Result<T, GatewayError> {
+        serde_json::from_str(text).map_err(|error| self.failed(format!("said {text:?}: {error}")))
     }
 
     /// The process id. It is the gateway's own: `setpriv` has become it.

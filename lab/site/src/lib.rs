@@ -20,4 +20,4 @@ pub use gateway::{Gateway, GatewayError};
 pub use interrupt::Interrupt;
 pub use programs::{Programs, ProgramsError, cargo, target_directory, workspace};
 pub use run::{Ended, RunError, run_lines, tied};
-pub use status::{GuestStatus, Status};
+pub use status::{ConnectionStatus, Explanation, GuestStatus, Status};

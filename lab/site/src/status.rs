@@ -10,6 +10,48 @@ use serde::Deserialize;
 pub struct Status {
     /// Its guests, in the configuration's order.
     pub guests: Vec<GuestStatus>,
+    /// Connections that stand.
+    pub connections: Vec<ConnectionStatus>,
+}
+
+/// One connection.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ConnectionStatus {
+    /// The guest's name.
+    pub guest: String,
+    /// The program in the guest, as its agent says.
+    pub program: Option<String>,
+    /// The process there.
+    pub pid: Option<u32>,
+    /// The user there.
+    pub user_name: Option<String>,
+    /// Where it wanted to go.
+    pub destination: String,
+    /// The rule that decided.
+    pub rule: String,
+    /// The transport that dialled.
+    pub transport: String,
+    /// What it dialled.
+    pub peer: String,
+    /// Since then.
+    pub age_ms: u64,
+    /// Payload that came from the guest.
+    pub bytes_from_guest: u64,
+    /// Payload that went to the guest.
+    pub bytes_to_guest: u64,
+    /// The far socket's round-trip time, where it has one.
+    pub rtt_us: Option<u64>,
+}
+
+/// What `outsock-gateway explain --json` prints.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Explanation {
+    /// The rule that decides.
+    pub rule: String,
+    /// `via NAME` or `refuse ERRNO`.
+    pub action: String,
+    /// The name by which the rules were asked.
+    pub name: Option<String>,
 }
 
 /// One guest's counters.

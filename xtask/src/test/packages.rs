@@ -9,7 +9,9 @@ use crate::cli::Part;
 use crate::report::Report;
 
 /// Programs that run unmodified in guests, and their servers on the host.
-const E2E: [&str; 9] = [
+const E2E: [&str; 12] = [
+    "aria2",
+    "bind9-dnsutils",
     "curl",
     "wget",
     "git",
@@ -19,6 +21,7 @@ const E2E: [&str; 9] = [
     "python3",
     "busybox-static",
     "iproute2",
+    "musl-tools",
 ];
 /// What every part that boots guests wants.
 const BOOT: [&str; 3] = ["python3", "busybox-static", "kmod"];

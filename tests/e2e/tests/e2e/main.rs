@@ -11,6 +11,7 @@ mod data;
 mod errors;
 mod host;
 mod lifecycle;
+mod names;
 mod net;
 mod programs;
 mod semantics;
@@ -59,6 +60,12 @@ const TESTS: &[(&str, Test)] = &[
     ("splice-in", data::splice_in),
     ("half-close-guest", data::guest_ends_first),
     ("half-close-host", data::host_ends_first),
+    ("names-resolvers", names::resolvers),
+    ("names-programs", names::by_name),
+    ("names-c-ares", names::c_ares),
+    ("names-resolv-conf", names::resolv_conf),
+    ("names-rules", names::rules_decide),
+    ("names-storm", names::storm),
     ("two-guests", lifecycle::two_guests_at_once),
     ("guest-killed", lifecycle::guest_killed),
     ("counters", lifecycle::no_guest_misbehaved),

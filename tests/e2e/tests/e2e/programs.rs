@@ -129,7 +129,7 @@ pub(crate) fn iperf3_bidir(world: &mut World) -> Verdict {
 }
 
 pub(crate) fn go_static(world: &mut World) -> Verdict {
-    let client = match build_go(world) {
+    let client = match build_go(world, "client", include_str!("../../guest/go/client.go")) {
         Ok(client) => client,
         Err(reason) => return Verdict::Skipped(reason),
     };
@@ -142,11 +142,11 @@ pub(crate) fn go_static(world: &mut World) -> Verdict {
 }
 
 /// Built with the standard library only, so without a network.
-fn build_go(world: &World) -> Result<PathBuf, String> {
+pub(crate) fn build_go(world: &World, name: &str, text: &str) -> Result<PathBuf, String> {
     let go = program(&["go"]).ok_or_else(|| missing("golang-go"))?;
-    let source = world.directory.path("client.go");
-    std::fs::write(&source, include_str!("../../guest/go/client.go")).unwrap();
-    let client = world.directory.path("go-client");
+    let source = world.directory.path(&format!("{name}.go"));
+    std::fs::write(&source, text).unwrap();
+    let client = world.directory.path(&format!("go-{name}"));
     let cache = outsock_site::target_directory().join("go-cache");
     let output = Command::new(go)
         .args(["build", "-o"])

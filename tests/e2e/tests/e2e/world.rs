@@ -12,6 +12,7 @@ use outsock_e2e::{BlackHole, Server};
 use outsock_site::{Directory, Gateway, Programs};
 
 use crate::host::{self, ServerProcess};
+use crate::names;
 use crate::net::{self, Service};
 
 pub(crate) const FIRST: (&str, u32) = ("first", 3);
@@ -20,11 +21,12 @@ pub(crate) const SECOND: (&str, u32) = ("second", 4);
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(180);
 const LOG_LINES: usize = 30;
 
-const GUEST_FILES: [(&str, &str); 4] = [
+const GUEST_FILES: [(&str, &str); 5] = [
     ("transfer.py", include_str!("../../guest/transfer.py")),
     ("errnos.py", include_str!("../../guest/errnos.py")),
     ("many.py", include_str!("../../guest/many.py")),
     ("local.py", include_str!("../../guest/local.py")),
+    ("storm.py", include_str!("../../guest/storm.py")),
 ];
 
 /// Servers in this process.
@@ -74,7 +76,8 @@ impl World {
         let guests = [FIRST, SECOND].map(|(name, cid)| {
             (name, cid, directory.path(&format!("{name}.sock")).display().to_string())
         });
-        let config = net::config(&guests, &services(&servers, &processes));
+        let mut config = net::config(&guests, &services(&servers, &processes));
+        config += &names::rules(&servers);
         let mut world = Self {
             guest: None,
             second: None,
