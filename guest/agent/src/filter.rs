@@ -12,6 +12,11 @@ use crate::sys::seccomp::Instruction;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Call {
     Connect,
+    Listen,
+    Accept,
+    /// accept4(): with flags.
+    AcceptWith,
+    Shutdown,
     SocketName,
     PeerName,
     GetOption,
@@ -65,6 +70,7 @@ const SO_PROTOCOL: u32 = libc::SO_PROTOCOL.cast_unsigned();
 const SO_RCVBUF: u32 = libc::SO_RCVBUF.cast_unsigned();
 const SO_SNDBUF: u32 = libc::SO_SNDBUF.cast_unsigned();
 const SO_REUSEPORT: u32 = libc::SO_REUSEPORT.cast_unsigned();
+const SHUT_WR: u32 = libc::SHUT_WR.cast_unsigned();
 const MSG_FASTOPEN: u32 = libc::MSG_FASTOPEN.cast_unsigned();
 const F_DUPFD: u32 = libc::F_DUPFD.cast_unsigned();
 const F_DUPFD_CLOEXEC: u32 = libc::F_DUPFD_CLOEXEC.cast_unsigned();
@@ -90,6 +96,10 @@ const DNS_QUERY: &[Test] =
 pub(crate) const TRAPS: &[Trap] = &[
     row(42, 362, &[Test::AtLeast(2, 16), Test::IsNot(2, 110)], Verdict::Ask(Call::Connect)),
     row(42, 362, &[Test::Is(2, 2)], Verdict::Ask(Call::Connect)),
+    row(50, 363, &[], Verdict::Ask(Call::Listen)),
+    Trap { x86_64: Some(43), i386: None, tests: &[], verdict: Verdict::Ask(Call::Accept) },
+    row(288, 364, &[], Verdict::Ask(Call::AcceptWith)),
+    row(48, 373, &[Test::IsNot(1, SHUT_WR)], Verdict::Ask(Call::Shutdown)),
     row(51, 367, &[], Verdict::Ask(Call::SocketName)),
     row(52, 368, &[], Verdict::Ask(Call::PeerName)),
     row(55, 365, &[Test::Is(1, SOL_TCP)], GET),

@@ -6,12 +6,15 @@
 //! silent while connects wait is asked, and given up when it does not answer (a backend that
 //! vanishes tells the guest nothing). Time is an argument.
 
+mod inbound;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
+use outsock_vmrpc::socket::inbound as wire;
 use outsock_vmrpc::socket::{self, Asserted, ConnectReply, ConnectRequest, Hello, Token};
 use outsock_vmrpc::{Binding, Client, Errno, Fault, RpcError};
 
@@ -30,6 +33,10 @@ pub(crate) enum Event {
     Lost(u64),
     /// The gateway is back.
     Back(Box<Session>),
+    /// The gateway has been told of a listener.
+    Listened(wire::Session, wire::ListenerId, Result<wire::ListenReply, Errno>),
+    /// Someone wants to connect.
+    Inbound(wire::Session, wire::Notices),
 }
 
 /// Why there is no session.
@@ -151,6 +158,8 @@ struct Up {
     heard: Instant,
     /// When it was asked whether it lives, while the answer is out.
     asked: Option<Instant>,
+    /// Under which listeners are registered there.
+    inbound: Option<wire::Session>,
 }
 
 /// The link, up or down.
@@ -166,7 +175,8 @@ impl Link {
     /// Opens the first session.
     pub(crate) fn open(dialer: Arc<dyn Dialer>, mailbox: Mailbox) -> Result<Self, OpenError> {
         let session = Session::open(&*dialer, 0, limits::GATEWAY_START)?;
-        let up = Up { session: Box::new(session), heard: Instant::now(), asked: None };
+        let up =
+            Up { session: Box::new(session), heard: Instant::now(), asked: None, inbound: None };
         Ok(Self { dialer, mailbox, up: Some(up), sessions: 0 })
     }
 
@@ -290,6 +300,6 @@ impl Link {
     /// The gateway is back.
     pub(crate) fn resume(&mut self, session: Box<Session>, now: Instant) {
         log::say(format_args!("the gateway at {} is back", self.dialer.place()));
-        self.up = Some(Up { session, heard: now, asked: None });
+        self.up = Some(Up { session, heard: now, asked: None, inbound: None });
     }
 }

@@ -89,7 +89,9 @@ impl Supervisor {
         let socket = match self.waiting.get(key).map(|waiting| &waiting.reason) {
             Some(Reason::First(first)) => &first.new,
             Some(Reason::Again(file)) => file,
-            Some(Reason::Question { .. }) | None => return Ok(()),
+            Some(Reason::Question { .. } | Reason::Accept(_) | Reason::Listen { .. }) | None => {
+                return Ok(());
+            }
         };
         self.poll.add(socket.as_fd(), WRITABLE | EDGE, key)
     }
@@ -101,7 +103,8 @@ impl Supervisor {
         match &waiting.reason {
             Reason::First(first) => drop(self.poll.delete(first.new.as_fd())),
             Reason::Again(file) => drop(self.poll.delete(file.as_fd())),
-            Reason::Question { .. } => {}
+            Reason::Accept(accepting) => self.leave_queue(accepting.inode, key),
+            Reason::Question { .. } | Reason::Listen { .. } => {}
         }
         Some(waiting)
     }
@@ -113,7 +116,8 @@ impl Supervisor {
             (Reason::First(_), _) => self.advance_first(key, now),
             (Reason::Again(_), None) => self.dispatch_again(key, now),
             // The verdict, which is still out, will dispatch it.
-            (Reason::Again(_), Some(_)) | (Reason::Question { .. }, _) => {}
+            (Reason::Again(_), Some(_))
+            | (Reason::Question { .. } | Reason::Accept(_) | Reason::Listen { .. }, _) => {}
         }
     }
 
@@ -194,7 +198,7 @@ impl Supervisor {
         if waiting.is_overdue(now) {
             return self.on_overdue(key, now);
         }
-        if matches!(waiting.reason, Reason::Question { .. }) {
+        if matches!(waiting.reason, Reason::Question { .. } | Reason::Listen { .. }) {
             return;
         }
         let Ok(status) = proc::status(waiting.notification.thread) else { return };
@@ -204,6 +208,14 @@ impl Supervisor {
             Some(Interruption::Sure | Interruption::Likely) => Answer::Fail(Errno::EINTR),
         };
         self.leave_in_background(key, answer, now);
+    }
+
+    /// Lets go of a waiting call if its caller was killed.
+    pub(crate) fn abandon_if_gone(&mut self, key: u64) {
+        let Some(waiting) = self.waiting.get(key) else { return };
+        if !self.listener.is_waiting(waiting.notification.id) {
+            self.abandon(key);
+        }
     }
 
     /// The caller of a waiting call was killed.
@@ -219,6 +231,9 @@ impl Supervisor {
     /// A blocking connect() returns before it has ended; the attempt goes on.
     fn leave_in_background(&mut self, key: u64, answer: Answer, now: Instant) {
         let Some(waiting) = self.waiting.get(key) else { return };
+        if matches!(waiting.reason, Reason::Accept(_)) {
+            return self.end_waiting(key, answer);
+        }
         let Some(token) = waiting.token else {
             // The verdict is there and the socket will open at any moment.
             return;
@@ -226,11 +241,17 @@ impl Supervisor {
         match &waiting.reason {
             Reason::First(first) if first.verdict.is_some() => {}
             Reason::First(_) => self.end_first(key, State::Connecting(token), answer, now),
-            Reason::Again(_) | Reason::Question { .. } => {
-                if let Some(waiting) = self.stop_waiting(key) {
-                    self.listener.answer(waiting.notification.id, answer);
-                }
-            }
+            Reason::Again(_)
+            | Reason::Question { .. }
+            | Reason::Accept(_)
+            | Reason::Listen { .. } => self.end_waiting(key, answer),
+        }
+    }
+
+    /// Answers a waiting call.
+    pub(crate) fn end_waiting(&mut self, key: u64, answer: Answer) {
+        if let Some(waiting) = self.stop_waiting(key) {
+            self.listener.answer(waiting.notification.id, answer);
         }
     }
 
@@ -257,6 +278,9 @@ impl Supervisor {
                 self.settle(token, verdict, now);
             }
             (Reason::Question { .. }, None) => self.dispatch_again(key, now),
+            (Reason::Accept(_), _) => self.end_waiting(key, Answer::Fail(Errno::EAGAIN)),
+            // The gateway takes its time; what it says later still counts for others.
+            (Reason::Listen { .. }, _) => self.end_waiting(key, Answer::Value(0)),
         }
     }
 
@@ -278,8 +302,13 @@ impl Supervisor {
 
 /// SO_SNDTIMEO, which is also the time limit of connect().
 fn send_timeout(socket: &OwnedFd) -> Option<Duration> {
+    timeout_option(socket, libc::SO_SNDTIMEO)
+}
+
+/// A time limit that is set on a socket.
+pub(crate) fn timeout_option(socket: &OwnedFd, name: i32) -> Option<Duration> {
     let mut value = [0u8; sys::socket::OPTION_BYTES_SMALL];
-    sys::socket::option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_SNDTIMEO, &mut value).ok()?;
+    sys::socket::option(socket.as_fd(), libc::SOL_SOCKET, name, &mut value).ok()?;
     let number = |at: usize| {
         let bytes = value.get(at..)?.first_chunk::<8>()?;
         u64::try_from(i64::from_ne_bytes(*bytes)).ok()

@@ -88,6 +88,27 @@ pub(crate) const SIGNAL_CHECK_MIN: Duration = Duration::from_millis(2);
 /// See [`SIGNAL_CHECK_MIN`]. Bounds how late a Ctrl-C is seen during a connect.
 pub(crate) const SIGNAL_CHECK_MAX: Duration = Duration::from_millis(40);
 
+/// The same for a thread that waits in accept(), which idle servers do for days: a look every 200 ms
+/// costs nothing.
+pub(crate) const SIGNAL_CHECK_ACCEPT_MAX: Duration = Duration::from_millis(200);
+
+/// Listening sockets of the supervised programs that the gateway is told of. Further ones are local.
+pub(crate) const LISTENERS_MAX: usize = 16_384;
+
+/// Connections that may wait to be accepted, however long a backlog a program asks for; the kernel
+/// has a bound of its own (`net.core.somaxconn`).
+pub(crate) const BACKLOG_MAX: u32 = 4096;
+
+/// Between two looks for closed listeners while others can reach one: how late the gateway hears that
+/// a program has closed its listener and lives on. A look costs about 20 us.
+pub(crate) const LISTENERS_LOOK: Duration = Duration::from_millis(50);
+
+/// How often another port is tried when the kernel has chosen one that is taken on the host.
+pub(crate) const LISTEN_TRIES: u32 = 16;
+
+/// How long listen() waits for the gateway's answer, which takes as long as a bind() on the host.
+pub(crate) const LISTEN_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Looks for signals per second over all waiting threads: 2 % of one core.
 pub(crate) const SIGNAL_CHECKS_PER_SECOND: u32 = 1500;
 

@@ -15,6 +15,9 @@
 //! | [`connect`] | connect(): what it leads to |
 //! | [`held`] | connects that wait, from start to answer |
 //! | [`replace`] | the program's socket becomes the data connection, and back |
+//! | [`listen`], [`accept`] | listen(), shutdown(), accept() |
+//! | [`listeners`], [`tickets`] | who listens, and connections that came in |
+//! | [`ends`] | processes whose end matters |
 //! | [`names`] | getsockname(), getpeername() |
 //! | [`options`] | getsockopt(), setsockopt() |
 //! | [`descriptors`] | dup() and relatives, epoll_create() |
@@ -32,18 +35,22 @@
 //! | [`sys`] | raw system calls, the only `unsafe` code |
 #![deny(unsafe_code)]
 
+mod accept;
 mod address;
 mod cli;
 mod command;
 mod connect;
 mod descriptors;
 mod dial;
+mod ends;
 mod epoll;
 mod filter;
 mod gateway;
 mod held;
 mod identity;
 mod limits;
+mod listen;
+mod listeners;
 mod log;
 mod mailbox;
 mod names;
@@ -60,6 +67,7 @@ mod run;
 mod supervisor;
 mod sys;
 mod table;
+mod tickets;
 mod waiting;
 mod weak;
 

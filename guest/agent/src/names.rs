@@ -46,7 +46,7 @@ impl Supervisor {
         if let Some(token) = open(socket.state) {
             return Ok(self.wait_for_verdict(notification, token, false, now));
         }
-        write_name(notification, name)
+        Ok(answer_name(notification, name))
     }
 
     pub(crate) fn on_peer_name(&mut self, notification: &Notification) -> io::Result<Answer> {
@@ -63,7 +63,8 @@ impl Supervisor {
             State::Failed(_) | State::Idle => false,
         };
         let peer = socket.peer;
-        if connected { write_name(notification, peer) } else { Ok(Answer::Fail(Errno::ENOTCONN)) }
+        let disconnected = Answer::Fail(Errno::ENOTCONN);
+        Ok(if connected { answer_name(notification, peer) } else { disconnected })
     }
 }
 
@@ -92,14 +93,16 @@ fn far_name(
     name
 }
 
+fn answer_name(notification: &Notification, name: SocketAddr) -> Answer {
+    let written = write_name(notification, &address::encode(name));
+    written.map_or_else(Answer::Fail, |()| Answer::Value(0))
+}
+
 /// Writes a name where the call's arguments 1 and 2 want it.
-fn write_name(notification: &Notification, name: SocketAddr) -> io::Result<Answer> {
+pub(crate) fn write_name(notification: &Notification, name: &[u8]) -> Result<(), Errno> {
     let (thread, to, length_at) =
         (notification.thread, notification.pointer(1), notification.pointer(2));
-    Ok(match write_truncated(thread, to, length_at, &address::encode(name)) {
-        Ok(()) => Answer::Value(0),
-        Err(errno) => Answer::Fail(errno),
-    })
+    write_truncated(thread, to, length_at, name)
 }
 
 fn write_truncated(thread: u32, to: u64, length_at: u64, name: &[u8]) -> Result<(), Errno> {

@@ -113,6 +113,10 @@ fn typed(raw: &RawNotification) -> Option<Notification> {
     match call {
         Call::Multiplexed => socket_call(id, thread, arguments),
         Call::Connect
+        | Call::Listen
+        | Call::Accept
+        | Call::AcceptWith
+        | Call::Shutdown
         | Call::SocketName
         | Call::PeerName
         | Call::GetOption
@@ -127,11 +131,15 @@ fn typed(raw: &RawNotification) -> Option<Notification> {
 fn socket_call(id: u64, thread: u32, outer: [u64; 6]) -> Option<Notification> {
     let (call, count) = match outer[0] & 0xffff_ffff {
         3 => (Call::Connect, 3),
+        4 => (Call::Listen, 2),
+        5 => (Call::Accept, 3),
         6 => (Call::SocketName, 3),
         7 => (Call::PeerName, 3),
         11 => (Call::SendTo, 6),
+        13 => (Call::Shutdown, 2),
         14 => (Call::SetOption, 5),
         15 => (Call::GetOption, 5),
+        18 => (Call::AcceptWith, 4),
         _ => return None,
     };
     let mut bytes = [0u8; 24];

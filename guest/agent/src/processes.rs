@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -65,7 +65,12 @@ impl Process {
         proc::descriptors(self.id).unwrap_or_default().into_iter().filter(is_set).collect()
     }
 
-    fn is_alive(&self) -> bool {
+    /// Becomes readable when the process has ended.
+    pub(crate) fn handle(&self) -> BorrowedFd<'_> {
+        self.handle.as_fd()
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
         sys::poll::ready(self.handle.as_fd(), sys::poll::READABLE).is_ok_and(|ready| ready == 0)
     }
 }

@@ -16,12 +16,15 @@ use std::time::Instant;
 use outsock_vmrpc::Errno;
 use outsock_vmrpc::socket::{ConnectReply, Token};
 
+use crate::accept::LISTENER_KEYS;
 use crate::command::Command;
 use crate::descriptors::Duplicated;
+use crate::ends::{Ends, PROCESS_KEYS};
 use crate::epoll::Mover;
 use crate::filter::Call;
 use crate::gateway::{self, Event, Link};
 use crate::identity::Identities;
+use crate::listeners::Listeners;
 use crate::mailbox::Mailbox;
 use crate::nameservers::Nameservers;
 use crate::notify::{Answer, Listener, Notification};
@@ -30,6 +33,7 @@ use crate::resolver::Resolver;
 use crate::route::Routes;
 use crate::sys::poll::{Epoll, FAILED, HUNG_UP, PEER_CLOSED, READABLE};
 use crate::table::{Socket, State, Table};
+use crate::tickets::{TICKET_KEYS, Tickets};
 use crate::waiting::{KEY_MIN, WaitingCalls};
 use crate::weak::WeakSets;
 use crate::{log, sys};
@@ -42,6 +46,7 @@ const FROM_CHILDREN: u64 = 3;
 const FROM_LINK: u64 = 4;
 const FROM_RESOLVER: u64 = 5;
 const _: () = assert!(FROM_RESOLVER < KEY_MIN);
+const _: () = assert!(TICKET_KEYS < LISTENER_KEYS && LISTENER_KEYS < PROCESS_KEYS);
 
 /// An attempt whose verdict is out.
 #[derive(Debug)]
@@ -77,9 +82,12 @@ pub(crate) struct Supervisor {
     pub(crate) network: Option<u64>,
     pub(crate) resolver: Option<Resolver>,
     pub(crate) nameservers: Nameservers,
+    pub(crate) listeners: Listeners,
+    pub(crate) tickets: Tickets,
+    pub(crate) ends: Ends,
     mailbox: Mailbox,
     command: Command,
-    random: io::BufReader<File>,
+    pub(crate) random: io::BufReader<File>,
 }
 
 /// A socket that a call is about.
@@ -128,6 +136,9 @@ impl Supervisor {
             network: own_network(),
             resolver,
             nameservers,
+            listeners: Listeners::default(),
+            tickets: Tickets::default(),
+            ends: Ends::default(),
             mailbox,
             command,
             random: io::BufReader::new(File::open("/dev/urandom")?),
@@ -150,6 +161,9 @@ impl Supervisor {
                     FROM_CHILDREN => self.command.on_children(),
                     FROM_LINK => self.lose_gateway(now),
                     FROM_RESOLVER => self.on_resolver(now),
+                    key if key >= PROCESS_KEYS => self.on_process_end(key, now),
+                    key if key >= LISTENER_KEYS => self.on_listener_ready(key, now),
+                    key if key >= TICKET_KEYS => self.on_ticket(key, event.events),
                     key => self.on_socket_ready(key, now),
                 }
             }
@@ -159,7 +173,10 @@ impl Supervisor {
 
     fn next_due(&self) -> Option<Instant> {
         let link = if self.attempts.is_empty() { None } else { self.link.due() };
-        [self.waiting.due(), self.weak.due(), link].into_iter().flatten().min()
+        [self.waiting.due(), self.weak.due(), self.listeners.due(), link]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn serve_one(&mut self, now: Instant) -> io::Result<()> {
@@ -173,6 +190,9 @@ impl Supervisor {
     pub(crate) fn dispatch(&mut self, notification: &Notification, now: Instant) {
         let answer = match notification.call {
             Call::Connect => self.on_connect(notification, now),
+            Call::Listen => self.on_listen(notification, now),
+            Call::Accept | Call::AcceptWith => self.on_accept(notification, now),
+            Call::Shutdown => self.on_shutdown(notification),
             Call::SocketName => self.on_socket_name(notification, now),
             Call::PeerName => self.on_peer_name(notification),
             Call::GetOption => self.on_get_option(notification, now),
@@ -238,8 +258,17 @@ impl Supervisor {
                 Event::Alive(number) if self.link.is_present(number) => self.link.heard(now),
                 Event::Lost(number) if self.link.is_present(number) => self.lose_gateway(now),
                 Event::Alive(_) | Event::Lost(_) => {}
+                Event::Listened(session, id, reply) => {
+                    self.link.heard(now);
+                    self.on_listened(session, id, reply, now);
+                }
+                Event::Inbound(session, notices) => {
+                    self.link.heard(now);
+                    self.on_inbound(session, notices);
+                }
                 Event::Back(session) => {
                     self.link.resume(session, now);
+                    self.resume_inbound();
                     if let Some(watch) = self.link.watch()
                         && let Err(error) = self.poll.add(watch, PEER_CLOSED, FROM_LINK)
                     {
@@ -285,6 +314,7 @@ impl Supervisor {
             let _ = self.poll.delete(watch);
         }
         self.link.lose();
+        self.lose_inbound();
         let tokens: Vec<_> = self.attempts.keys().copied().collect();
         for token in tokens {
             if let Some(Owner::Socket(inode)) = self.attempts.get(&token).map(|a| a.owner) {
@@ -297,6 +327,9 @@ impl Supervisor {
     fn on_time(&mut self, now: Instant) {
         while let Some(key) = self.waiting.take_due(now) {
             self.on_wait_time(key, now);
+        }
+        if self.listeners.due().is_some_and(|due| due <= now) {
+            self.look_at_listeners(now);
         }
         if self.weak.due().is_some_and(|due| due <= now) {
             for inode in self.weak.sweep(now) {
@@ -333,6 +366,17 @@ impl Supervisor {
             let _ = sys::socket::shutdown_both(file.as_fd());
         }
     }
+}
+
+/// A number that nobody guesses.
+pub(crate) fn random_number(random: &mut io::BufReader<File>) -> u64 {
+    let mut bytes = [0u8; 8];
+    // The device never ends; were it to, agents of one guest would have to tell themselves apart by
+    // their processes.
+    if random.read_exact(&mut bytes).is_err() {
+        return u64::from(std::process::id());
+    }
+    u64::from_ne_bytes(bytes)
 }
 
 /// A number that no other socket of this kernel has or had; 0 where the kernel has none.

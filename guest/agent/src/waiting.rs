@@ -8,11 +8,13 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use outsock_vmrpc::socket::Token;
 
+use crate::accept::Accepting;
 use crate::held::First;
 use crate::limits;
 use crate::notify::Notification;
@@ -29,6 +31,15 @@ pub(crate) enum Reason {
     /// A question (SO_ERROR, a name) that the verdict will answer at any moment. `lost`: the data
     /// connection has failed.
     Question { lost: bool },
+    /// A blocking accept() with nothing to accept yet.
+    Accept(Accepting),
+    /// A listen() that the gateway has not answered yet. The socket listens already.
+    Listen {
+        file: OwnedFd,
+        address: SocketAddr,
+        /// How often the kernel has chosen another port.
+        tries: u32,
+    },
 }
 
 /// One waiting call.
@@ -147,6 +158,11 @@ impl WaitingCalls {
         self.calls.get_mut(&key)
     }
 
+    /// The keys of all of them.
+    pub(crate) fn keys(&self) -> Vec<u64> {
+        self.calls.keys().copied().collect()
+    }
+
     pub(crate) fn remove(&mut self, key: u64) -> Option<Waiting> {
         let waiting = self.calls.remove(&key)?;
         if let Some(token) = waiting.token
@@ -181,7 +197,14 @@ impl WaitingCalls {
             if let Some(waiting) = self.calls.get_mut(&key)
                 && waiting.next == time
             {
-                waiting.watch.interval = next_interval(waiting.watch.interval, count);
+                let longest = match waiting.reason {
+                    Reason::Accept(_) => limits::SIGNAL_CHECK_ACCEPT_MAX,
+                    Reason::First(_)
+                    | Reason::Again(_)
+                    | Reason::Question { .. }
+                    | Reason::Listen { .. } => limits::SIGNAL_CHECK_MAX,
+                };
+                waiting.watch.interval = next_interval(waiting.watch.interval, longest, count);
                 Self::set_timer(&mut self.timers, waiting, now);
                 return Some(key);
             }
@@ -210,8 +233,8 @@ impl WaitingCalls {
 }
 
 /// Twice as long each time; longer for everyone when many wait.
-fn next_interval(interval: Duration, waiting: usize) -> Duration {
-    let doubled = (interval * 2).min(limits::SIGNAL_CHECK_MAX);
+fn next_interval(interval: Duration, longest: Duration, waiting: usize) -> Duration {
+    let doubled = (interval * 2).min(longest);
     let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
     doubled.max(Duration::from_secs(1) * waiting / limits::SIGNAL_CHECKS_PER_SECOND)
 }
@@ -251,9 +274,10 @@ mod tests {
     fn looks_become_rarer_and_are_limited_over_all() {
         let mut interval = limits::SIGNAL_CHECK_MIN;
         for _ in 0..10 {
-            interval = next_interval(interval, 1);
+            interval = next_interval(interval, limits::SIGNAL_CHECK_MAX, 1);
         }
         assert_eq!(interval, limits::SIGNAL_CHECK_MAX);
-        assert_eq!(next_interval(interval, 15_000), Duration::from_secs(10));
+        let crowded = next_interval(interval, limits::SIGNAL_CHECK_MAX, 15_000);
+        assert_eq!(crowded, Duration::from_secs(10));
     }
 }

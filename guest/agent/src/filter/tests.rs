@@ -91,13 +91,24 @@ fn duplicates_of_standard_streams_pass() {
 
 #[test]
 fn the_data_path_passes() {
-    for number in [0, 1, 7, 19, 20, 45, 47, 232, 281, 40, 275, 48, 3, 41, 43, 49, 50, 288, 16] {
+    for number in [0, 1, 7, 19, 20, 45, 47, 232, 281, 40, 275, 48, 3, 41, 49, 16] {
         assert_eq!(native(number, [5, 1, 2, 3, 4, 5]), RETURN_ALLOW, "{number}");
     }
     assert_eq!(native(44, [5, 0, 9, 0x4000, 0, 0]), RETURN_ALLOW);
     assert_eq!(native(44, [5, 0, 9, 0x2000_4000, 0, 0]), refuse(libc::EOPNOTSUPP));
     assert_eq!(native(46, [5, 0, 0x2000_0000, 0, 0, 0]), refuse(libc::EOPNOTSUPP));
     assert_eq!(native(425, [1, 0, 0, 0, 0, 0]), refuse(libc::ENOSYS));
+}
+
+#[test]
+fn servers_calls_are_trapped() {
+    for number in [43, 50, 288] {
+        assert_eq!(native(number, [5, 1, 2, 3, 0, 0]), RETURN_NOTIFY, "{number}");
+    }
+    // An end of sending is no listener's.
+    assert_eq!(native(48, [5, 1, 0, 0, 0, 0]), RETURN_ALLOW);
+    assert_eq!(native(48, [5, 2, 0, 0, 0, 0]), RETURN_NOTIFY);
+    assert_eq!(native(48, [5, 0, 0, 0, 0, 0]), RETURN_NOTIFY);
 }
 
 #[test]

@@ -76,7 +76,8 @@ fn servers(any: IpAddr) -> io::Result<Servers> {
         Ok::<_, io::Error>(socket)
     };
     let (udp, tcp) = (open(libc::SOCK_DGRAM)?, open(libc::SOCK_STREAM)?);
-    sys::socket::listen(tcp.as_fd(), limits::DNS_STREAMS_MAX)?;
+    let backlog = i32::try_from(limits::DNS_STREAMS_MAX).unwrap_or(i32::MAX);
+    sys::socket::listen(tcp.as_fd(), backlog)?;
     let tcp = TcpListener::from(tcp);
     tcp.set_nonblocking(true)?;
     Ok(Servers { udp, tcp })

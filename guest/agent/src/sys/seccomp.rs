@@ -154,3 +154,18 @@ pub(crate) fn replace_fd(
     let result = unsafe { libc::ioctl(listener.as_raw_fd(), IOCTL_ADD_FD, &raw mut request) };
     check(result).map(drop)
 }
+
+/// Puts `source` into the caller's descriptor table at its lowest free number, which is returned.
+pub(crate) fn add_fd(
+    listener: BorrowedFd<'_>,
+    id: u64,
+    source: BorrowedFd<'_>,
+    close_on_exec: bool,
+) -> io::Result<RawFd> {
+    let bad = |_| io::Error::from_raw_os_error(libc::EBADF);
+    let source = u32::try_from(source.as_raw_fd()).map_err(bad)?;
+    let target_flags = if close_on_exec { libc::O_CLOEXEC.cast_unsigned() } else { 0 };
+    let mut request = AddFd { id, flags: 0, source, target: 0, target_flags };
+    // SAFETY: `request` is a live `seccomp_notif_addfd` of the size in the ioctl's number.
+    check(unsafe { libc::ioctl(listener.as_raw_fd(), IOCTL_ADD_FD, &raw mut request) })
+}

@@ -119,15 +119,42 @@ pub(crate) fn bind(socket: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
     check(unsafe { libc::bind(socket.as_raw_fd(), name.as_ptr().cast(), length) }).map(drop)
 }
 
-pub(crate) fn listen(socket: BorrowedFd<'_>, backlog: usize) -> io::Result<()> {
-    let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+/// Starts to connect to an address, given as bytes of a `sockaddr`.
+pub(crate) fn connect(socket: BorrowedFd<'_>, address: &[u8]) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(address.len()).unwrap_or(0);
+    // SAFETY: the kernel reads `length` bytes of the live slice.
+    let result = unsafe { libc::connect(socket.as_raw_fd(), address.as_ptr().cast(), length) };
+    check(result).map(drop)
+}
+
+pub(crate) fn listen(socket: BorrowedFd<'_>, backlog: i32) -> io::Result<()> {
     // SAFETY: no pointer is passed.
     check(unsafe { libc::listen(socket.as_raw_fd(), backlog) }).map(drop)
 }
 
-pub(crate) fn shutdown_both(socket: BorrowedFd<'_>) -> io::Result<()> {
+/// Takes a connection off a listener's queue: the connection, close-on-exec and otherwise with no flag,
+/// and its peer's name. Waits if there is none and the listener's file says so.
+pub(crate) fn accept(socket: BorrowedFd<'_>) -> io::Result<(OwnedFd, Vec<u8>)> {
+    let mut bytes = vec![0u8; size_of::<libc::sockaddr_storage>()];
+    let mut length = socklen_of::<libc::sockaddr_storage>();
+    let flags = libc::SOCK_CLOEXEC;
+    // SAFETY: the kernel writes at most `length` bytes into the live buffer, and the new length.
+    let result = unsafe {
+        libc::accept4(socket.as_raw_fd(), bytes.as_mut_ptr().cast(), &raw mut length, flags)
+    };
+    let fd = check(result)?;
+    bytes.truncate(usize::try_from(length).unwrap_or(0));
+    // SAFETY: the call returned a new descriptor that nobody else owns.
+    Ok((unsafe { OwnedFd::from_raw_fd(fd) }, bytes))
+}
+
+pub(crate) fn shutdown(socket: BorrowedFd<'_>, how: i32) -> io::Result<()> {
     // SAFETY: no pointer is passed.
-    check(unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_RDWR) }).map(drop)
+    check(unsafe { libc::shutdown(socket.as_raw_fd(), how) }).map(drop)
+}
+
+pub(crate) fn shutdown_both(socket: BorrowedFd<'_>) -> io::Result<()> {
+    shutdown(socket, libc::SHUT_RDWR)
 }
 
 pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {

@@ -16,9 +16,10 @@
 //! | 198.51.100.8 | the data connection fails 100 ms before the verdict ECONNREFUSED |
 //! | 198.51.100.9 | EACCES |
 //!
-//! Names: see `names`.
+//! Names: see `names`. Listeners of the program are published as `inbound` says.
 #![allow(dead_code, clippy::unwrap_used)]
 
+mod inbound;
 mod names;
 
 use std::collections::HashMap;
@@ -50,6 +51,7 @@ struct State {
     dials: Mutex<HashMap<u32, tokio::task::AbortHandle>>,
     counters: Mutex<Counters>,
     asserted: Mutex<Vec<Asserted>>,
+    inbound: inbound::Inbound,
 }
 
 /// What the stand-in has seen.
@@ -59,6 +61,11 @@ pub(crate) struct Counters {
     pub(crate) cancels: usize,
     pub(crate) opened: usize,
     pub(crate) closed: usize,
+    /// Listeners that are registered now.
+    pub(crate) listeners: usize,
+    /// Connections that came in and were fetched.
+    pub(crate) fetched: usize,
+    pub(crate) refused: usize,
 }
 
 struct SocketModule(Arc<State>);
@@ -187,7 +194,7 @@ impl HostModule for SocketModule {
                 let guest = caller.guest.to_string();
                 Ok(Hello { guest, gateway_version: "stand-in".to_owned() }.encode())
             }
-            _ => Err(CallError::NoSuchFunction),
+            _ => inbound::call(&self.0, function, &arguments).await,
         }
     }
 }
@@ -255,6 +262,12 @@ impl Gateway {
             }
         });
         (state, task)
+    }
+
+    /// Where [`inbound`]'s directory answers.
+    pub(crate) fn directory(&self) -> String {
+        let runtime = self.runtime.as_ref().unwrap();
+        runtime.block_on(inbound::directory(Arc::clone(&self.state))).to_string()
     }
 
     pub(crate) fn counters(&self) -> Counters {
