@@ -5,6 +5,7 @@
 //! listens on a port that the system chose, on loopback only. Bound: [`limits`].
 #![forbid(unsafe_code)]
 
+pub mod differential;
 mod hold;
 mod http;
 pub mod limits;

@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that finds something else than it expects fails")]
 
 mod data;
+mod differential;
 mod errors;
 mod host;
 mod lifecycle;
@@ -50,6 +51,7 @@ const TESTS: &[(&str, Test)] = &[
     ("errno", errors::errnos),
     ("loopback-stays", errors::loopback_stays_in_the_guest),
     ("socket-semantics", semantics::outsourced),
+    ("differential", differential::differential),
     ("send", data::send),
     ("sendmsg", data::sendmsg),
     ("sendfile", data::sendfile),

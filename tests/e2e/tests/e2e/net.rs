@@ -31,6 +31,16 @@ pub(crate) const REFUSED_BY_RULE: [(u16, &str); 5] = [
     (114, "ENETUNREACH"),
     (115, "ETIMEDOUT"),
 ];
+/// Hosts of the differential test to which there is no way, each with the errno that a rule gives. Natively the
+/// guest's own routes do that.
+const NO_WAY: [(&str, &str); 6] = [
+    ("198.51.100.101/32", "ENETUNREACH"),
+    ("198.51.100.102/32", "EHOSTUNREACH"),
+    ("198.51.100.103/32", "EACCES"),
+    ("2001:db8:1::1/128", "ENETUNREACH"),
+    ("2001:db8:1::2/128", "EHOSTUNREACH"),
+    ("2001:db8:1::3/128", "EACCES"),
+];
 /// No rule knows this host: the default.
 pub(crate) const STRANGER: &str = "198.51.100.1";
 
@@ -45,8 +55,12 @@ pub(crate) struct Service {
     pub(crate) target: SocketAddr,
 }
 
-/// Guests by name, CID and socket; rules for the services.
-pub(crate) fn config(guests: &[(&str, u32, String)], services: &[Service]) -> String {
+/// Guests by name, CID and socket; rules for the services; where ports of guests are published.
+pub(crate) fn config(
+    guests: &[(&str, u32, String)],
+    services: &[Service],
+    published: &[(u16, SocketAddr)],
+) -> String {
     let mut text = format!(
         "[gateway]\ndial_timeout_ms = {DIAL_TIMEOUT_MS}\ndrain_timeout_ms = 5000\ndefault = \"EACCES\"\n\n"
     );
@@ -64,6 +78,12 @@ pub(crate) fn config(guests: &[(&str, u32, String)], services: &[Service]) -> St
     for (port, errno) in REFUSED_BY_RULE {
         write!(text, "[[route]]\nto = [\"{HOST}/32\"]\nports = [{port}]\nrefuse = \"{errno}\"\n\n")
             .unwrap();
+    }
+    for (to, errno) in NO_WAY {
+        write!(text, "[[route]]\nto = [\"{to}\"]\nrefuse = \"{errno}\"\n\n").unwrap();
+    }
+    for (port, at) in published {
+        write!(text, "[[publish]]\nports = [{port}]\nlisten = \"{at}\"\n\n").unwrap();
     }
     text
 }

@@ -11,6 +11,7 @@ use outsock_boot::{BootOptions, Guest, GuestCommand, GuestProcess, Image, Kernel
 use outsock_e2e::{BlackHole, Server};
 use outsock_site::{Directory, Gateway, Programs};
 
+use crate::differential::{self, Peer};
 use crate::host::{self, ServerProcess};
 use crate::names;
 use crate::net::{self, Service};
@@ -49,6 +50,7 @@ pub(crate) struct Processes {
     pub(crate) git_head: Result<String, String>,
     pub(crate) ssh: Result<ServerProcess, String>,
     pub(crate) iperf3: Result<ServerProcess, String>,
+    pub(crate) peer: Result<Peer, String>,
 }
 
 /// All of it.
@@ -76,7 +78,9 @@ impl World {
         let guests = [FIRST, SECOND].map(|(name, cid)| {
             (name, cid, directory.path(&format!("{name}.sock")).display().to_string())
         });
-        let mut config = net::config(&guests, &services(&servers, &processes));
+        let published = processes.peer.as_ref().map(|peer| peer.published.clone());
+        let services = services(&servers, &processes);
+        let mut config = net::config(&guests, &services, &published.unwrap_or_default());
         config += &names::rules(&servers);
         let mut world = Self {
             guest: None,
@@ -186,6 +190,7 @@ fn processes(directory: &Directory) -> Processes {
         git: host::git_daemon(directory, Path::new(&repositories)),
         ssh: host::sshd(directory),
         iperf3: host::iperf3(directory),
+        peer: differential::peer(directory),
     }
 }
 
@@ -200,12 +205,15 @@ fn services(servers: &Servers, processes: &Processes) -> Vec<Service> {
     add(net::HOST, net::HTTP, servers.http.address());
     add(net::HOST, net::CLOSED, host::closed_address());
     add(net::HOST, net::SILENT, servers.silent.address());
-    let processes =
+    let programs =
         [(net::GIT, &processes.git), (net::SSH, &processes.ssh), (net::IPERF3, &processes.iperf3)];
-    for (port, process) in processes {
+    for (port, process) in programs {
         if let Ok(process) = process {
             add(net::HOST, port, process.address);
         }
+    }
+    if let Ok(peer) = &processes.peer {
+        peer.services.iter().for_each(|service| add(service.host, service.port, service.target));
     }
     for (port, server) in [(net::ECHO, &servers.echo6), (net::HTTP, &servers.http6)] {
         if let Some(server) = server {
