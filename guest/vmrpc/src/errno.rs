@@ -51,6 +51,7 @@ table! {
     EMFILE 24 "too many open files"
     EPIPE 32 "broken pipe"
     ENOSYS 38 "function not implemented"
+    ELOOP 40 "too many levels of symbolic links"
     EPROTO 71 "protocol error"
     EMSGSIZE 90 "message too long"
     ENOPROTOOPT 92 "protocol not available"

@@ -16,6 +16,7 @@ const RINGS: &[(&str, &[&str])] = &[
     ("outsock-device", &["outsock-core", "outsock-vmrpc"]),
     ("outsock-agent", &["outsock-vmrpc"]),
     ("outsock-boot", &[]),
+    ("outsock-link", &[]),
     ("outsock-site", &[]),
 ];
 /// Where everything of the gateway meets; nobody imports it.
