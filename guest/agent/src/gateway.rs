@@ -160,6 +160,20 @@ struct Up {
     asked: Option<Instant>,
     /// Under which listeners are registered there.
     inbound: Option<wire::Session>,
+    /// Until then nothing is to be asked, so nobody has to look for the oldest wait.
+    calm_until: Instant,
+}
+
+impl Up {
+    fn new(session: Box<Session>, now: Instant) -> Self {
+        Self { session, heard: now, asked: None, inbound: None, calm_until: now }
+    }
+
+    /// A connect may have begun to wait long after the gateway was heard.
+    fn ask_at(&self, oldest_wait: Option<Instant>) -> Instant {
+        let idle = self.heard + limits::GATEWAY_IDLE_PING_AFTER;
+        oldest_wait.map_or(idle, |wait| idle.min(self.heard.max(wait) + limits::GATEWAY_PING_AFTER))
+    }
 }
 
 /// The link, up or down.
@@ -168,6 +182,8 @@ pub(crate) struct Link {
     dialer: Arc<dyn Dialer>,
     mailbox: Mailbox,
     up: Option<Up>,
+    /// While it is down: when the gateway was last heard of, if connections of then may stand.
+    silent_since: Option<Instant>,
     sessions: u64,
 }
 
@@ -175,9 +191,8 @@ impl Link {
     /// Opens the first session.
     pub(crate) fn open(dialer: Arc<dyn Dialer>, mailbox: Mailbox) -> Result<Self, OpenError> {
         let session = Session::open(&*dialer, 0, limits::GATEWAY_START)?;
-        let up =
-            Up { session: Box::new(session), heard: Instant::now(), asked: None, inbound: None };
-        Ok(Self { dialer, mailbox, up: Some(up), sessions: 0 })
+        let up = Up::new(Box::new(session), Instant::now());
+        Ok(Self { dialer, mailbox, up: Some(up), silent_since: None, sessions: 0 })
     }
 
     pub(crate) fn session(&self) -> Option<&Session> {
@@ -236,24 +251,35 @@ impl Link {
         }
     }
 
-    /// While connects wait: when to look after the gateway next.
-    pub(crate) fn due(&self) -> Option<Instant> {
+    /// When to look after the gateway next, while connections stand or `waiting` ones are under way.
+    pub(crate) fn due(&self, waiting: bool) -> Option<Instant> {
         let up = self.up.as_ref()?;
         Some(match up.asked {
             Some(asked) => asked + limits::GATEWAY_PING_TIMEOUT,
-            None => up.heard + limits::GATEWAY_PING_AFTER,
+            None if waiting => (up.heard + limits::GATEWAY_PING_AFTER).max(up.calm_until),
+            None => up.heard + limits::GATEWAY_IDLE_PING_AFTER,
         })
     }
 
-    /// Looks after the gateway. `false` when it has to be given up.
-    pub(crate) fn look_after(&mut self, now: Instant, oldest_wait: Instant) -> bool {
+    /// When the gateway counts as gone, with all connections; `None` while it is there, or after that.
+    pub(crate) fn gone_at(&self) -> Option<Instant> {
+        self.silent_since.map(|since| since + limits::GATEWAY_GONE)
+    }
+
+    /// The connections have been ended.
+    pub(crate) fn forget_connections(&mut self) {
+        self.silent_since = None;
+    }
+
+    /// Looks after the gateway; `oldest_wait`: since when a connect waits. `false` when it has to be
+    /// given up.
+    pub(crate) fn look_after(&mut self, now: Instant, oldest_wait: Option<Instant>) -> bool {
         let Some(up) = &mut self.up else { return true };
         match up.asked {
             Some(asked) => now < asked + limits::GATEWAY_PING_TIMEOUT,
             None => {
-                let silent_since = up.heard.max(oldest_wait);
-                if now < silent_since + limits::GATEWAY_PING_AFTER {
-                    up.heard = silent_since;
+                up.calm_until = up.ask_at(oldest_wait);
+                if now < up.calm_until {
                     return true;
                 }
                 up.asked = Some(now);
@@ -275,6 +301,7 @@ impl Link {
     /// Ends the session and starts to look for the next one. The caller fails what waits.
     pub(crate) fn lose(&mut self) {
         let Some(up) = self.up.take() else { return };
+        self.silent_since = Some(up.heard);
         // Calls in flight and the unbinding on drop must not wait for a gateway that is not there.
         let _ = sys::socket::shutdown_both(up.session.watch.as_fd());
         drop(up);
@@ -300,6 +327,7 @@ impl Link {
     /// The gateway is back.
     pub(crate) fn resume(&mut self, session: Box<Session>, now: Instant) {
         log::say(format_args!("the gateway at {} is back", self.dialer.place()));
-        self.up = Some(Up { session, heard: now, asked: None, inbound: None });
+        self.silent_since = None;
+        self.up = Some(Up::new(session, now));
     }
 }

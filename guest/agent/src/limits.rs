@@ -60,6 +60,14 @@ pub(crate) const GATEWAY_RETRY: Duration = Duration::from_secs(1);
 /// lives: dials may be slow, the gateway itself answers at once.
 pub(crate) const GATEWAY_PING_AFTER: Duration = Duration::from_secs(1);
 
+/// A gateway that has said nothing for this long is asked, too, while connections stand: nothing else
+/// tells a program that only reads that it will never read again. One call of 50 bytes.
+pub(crate) const GATEWAY_IDLE_PING_AFTER: Duration = Duration::from_secs(5);
+
+/// A gateway that has said nothing for this long, and is not back, is gone: its connections are ended.
+/// Long enough for one that was stopped for a moment to go on with all of them.
+pub(crate) const GATEWAY_GONE: Duration = Duration::from_secs(20);
+
 /// A gateway that does not answer that question for this long is taken for dead. Generous, because
 /// a paused virtual machine or a stopped gateway may come back.
 pub(crate) const GATEWAY_PING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -167,4 +175,7 @@ pub(crate) const RESOLV_CONF_BYTES_MAX: u64 = 64 * 1024;
 
 const _: () = assert!(DNS_ANSWER.as_secs() < DNS_STREAM_IDLE.as_secs());
 const _: () = assert!(WEAK_SET_SOCKETS_MAX < SOCKETS_MAX);
+const _: () = assert!(
+    GATEWAY_IDLE_PING_AFTER.as_secs() + GATEWAY_PING_TIMEOUT.as_secs() < GATEWAY_GONE.as_secs()
+);
 const _: () = assert!(SIGNAL_CHECK_MIN.as_nanos() < SIGNAL_CHECK_MAX.as_nanos());

@@ -30,6 +30,7 @@
 //! | [`processes`], [`proc`] | whose call it is; what /proc says |
 //! | [`identity`] | which program and user asks |
 //! | [`route`], [`address`] | what stays in the guest; socket addresses |
+//! | [`lost`] | connections whose gateway is gone |
 //! | [`gateway`], [`dial`], [`mailbox`] | the link to the host |
 //! | [`log`], [`limits`] | messages; every bound |
 //! | [`sys`] | raw system calls, the only `unsafe` code |
@@ -52,6 +53,7 @@ mod limits;
 mod listen;
 mod listeners;
 mod log;
+mod lost;
 mod mailbox;
 mod names;
 mod nameservers;

@@ -172,11 +172,16 @@ impl Supervisor {
     }
 
     fn next_due(&self) -> Option<Instant> {
-        let link = if self.attempts.is_empty() { None } else { self.link.due() };
-        [self.waiting.due(), self.weak.due(), self.listeners.due(), link]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.waiting.due(),
+            self.weak.due(),
+            self.listeners.due(),
+            self.link_due(),
+            self.link.gone_at(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn serve_one(&mut self, now: Instant) -> io::Result<()> {
@@ -337,13 +342,22 @@ impl Supervisor {
             }
             self.processes.forget_dead();
         }
-        let oldest = self.attempts.values().map(|attempt| attempt.started).min();
-        if let Some(oldest) = oldest
-            && self.link.due().is_some_and(|due| due <= now)
-            && !self.link.look_after(now, oldest)
-        {
-            self.lose_gateway(now);
+        if self.link_due().is_some_and(|due| due <= now) {
+            let oldest = self.attempts.values().map(|attempt| attempt.started).min();
+            if !self.link.look_after(now, oldest) {
+                self.lose_gateway(now);
+            }
         }
+        if self.link.gone_at().is_some_and(|at| at <= now) {
+            self.link.forget_connections();
+            self.end_connections();
+        }
+    }
+
+    /// When to look after the gateway; nobody cares while nothing is outsourced.
+    fn link_due(&self) -> Option<Instant> {
+        let waiting = !self.attempts.is_empty();
+        if waiting || !self.table.is_empty() { self.link.due(waiting) } else { None }
     }
 
     /// The last descriptor of an outsourced socket was closed.

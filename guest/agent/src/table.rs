@@ -130,6 +130,13 @@ impl Table {
         self.sockets.insert(inode, socket);
     }
 
+    /// Those that are connected, with their inodes.
+    pub(crate) fn connected(&mut self) -> impl Iterator<Item = (u64, &mut Socket)> {
+        let connected = |socket: &Socket| matches!(socket.state, State::Connected { .. });
+        let sockets = self.sockets.iter_mut().map(|(inode, socket)| (*inode, socket));
+        sockets.filter(move |(_, socket)| connected(socket))
+    }
+
     pub(crate) fn remove(&mut self, inode: u64) -> Option<Socket> {
         self.sockets.remove(&inode)
     }
