@@ -16,6 +16,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use outsock_vmrpc::Errno;
+use outsock_vmrpc::socket::Token;
 use outsock_vmrpc::socket::inbound::ListenerId;
 
 use crate::address::{self, Family, Passed};
@@ -23,6 +24,7 @@ use crate::connect::bound_name;
 use crate::filter::Call;
 use crate::names::write_name;
 use crate::notify::{Answer, Notification};
+use crate::outward::Queue;
 use crate::processes::Process;
 use crate::supervisor::{Supervisor, socket_cookie};
 use crate::sys::poll::{FAILED, HUNG_UP, READABLE};
@@ -128,9 +130,10 @@ impl Supervisor {
             (Content::Own(connection, peer), _) => {
                 plant_own(self.listener.as_fd(), notification, accepting.flags, connection, peer)
             }
-            (Content::Stream { stream, peer, local, .. }, Some(shadow)) => {
+            (Content::Stream { stream, token, peer, local }, Some(shadow)) => {
                 let names = self.names_of(accepting, *peer, *local, &shadow, stream);
-                self.plant_stream(notification, accepting, Arriving { stream, names, shadow }, now)
+                let arriving = Arriving { stream, token: *token, names, shadow };
+                self.plant_stream(notification, accepting, arriving, now)
             }
             // A stream always comes with the ticket's other end.
             (Content::Stream { .. }, None) => Err(io::Error::from_raw_os_error(libc::EBADF)),
@@ -174,7 +177,7 @@ impl Supervisor {
         arriving: Arriving<'_>,
         now: Instant,
     ) -> io::Result<Planted> {
-        let Arriving { stream, names: Names { family, peer, local }, shadow } = arriving;
+        let Arriving { stream, token, names: Names { family, peer, local }, shadow } = arriving;
         if let Err(errno) = write_peer(notification, &address::encode(peer)) {
             return Ok(Planted::NoNameFor(errno));
         }
@@ -184,17 +187,24 @@ impl Supervisor {
         sys::file::set_status_flags(stream.as_fd(), libc::O_RDWR | nonblocking)?;
         let inode = sys::file::identity(stream.as_fd())?.inode;
         let number = plant(self.listener.as_fd(), notification, accepting.flags, stream)?;
+        // What the listener was told, its connections have.
+        let is_v4 = peer.ip().to_canonical().is_ipv4();
+        let options = self.seen.collect(&shadow, stream, is_v4);
         // The program has its connection, whatever fails from here on.
         if self.weak.watch(stream.as_fd(), inode, now).is_ok() {
             let socket = Socket {
                 cookie: socket_cookie(stream),
+                token,
                 family,
                 shadow,
                 peer,
                 state: State::Connected { local: Some(local), told: true },
+                reset_told: false,
+                outward: Queue::default(),
                 home: (Rc::clone(&accepting.process), number),
             };
             self.table.insert(inode, socket);
+            self.tell_options(inode, options);
         }
         Ok(Planted::At(number))
     }
@@ -269,6 +279,7 @@ struct Names {
 
 /// A stream on its way to a program.
 struct Arriving<'a> {
+    token: Token,
     stream: &'a OwnedFd,
     names: Names,
     shadow: OwnedFd,

@@ -11,6 +11,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use crate::ioctl::Answered;
 use crate::notify::Listener;
 use crate::run::{self, Report};
 use crate::sys::poll::{Epoll, Signals};
@@ -49,10 +50,11 @@ pub(crate) fn prepare(command: &[OsString], mask: Signals) -> io::Result<Prepare
 /// Runs in the child. Returns the exit code of a failure.
 fn become_program(command: &[OsString], mask: Signals, mut stream: UnixStream) -> i32 {
     // The end of the stream instead of a byte: the supervisor has found no gateway and said so.
-    if !matches!(stream.read(&mut [0u8]), Ok(1)) {
+    let mut answered = [0u8];
+    if !matches!(stream.read(&mut answered), Ok(1)) {
         return run::EX_UNAVAILABLE;
     }
-    let listener = match install() {
+    let listener = match install(Answered::decode(answered[0])) {
         Ok(listener) => listener,
         Err(error) => {
             log::say(format_args!("cannot intercept system calls: {error}"));
@@ -91,8 +93,8 @@ enum InstallError {
     Other(#[from] io::Error),
 }
 
-fn install() -> Result<OwnedFd, InstallError> {
-    let program = filter::program();
+fn install(answered: Answered) -> Result<OwnedFd, InstallError> {
+    let program = filter::program(answered);
     let explained = |error: io::Error| match error.raw_os_error() {
         Some(libc::EBUSY) => InstallError::AlreadySupervised,
         Some(libc::ENOSYS | libc::EINVAL | libc::EPERM) => InstallError::NotSupported,
@@ -118,9 +120,13 @@ fn install() -> Result<OwnedFd, InstallError> {
 
 impl Prepared {
     /// Has the program started; returns the listener of its filter. `None` when it could not be
-    /// started: the child has said why and ends by itself.
-    pub(crate) fn start(mut self, front: UnixStream) -> io::Result<(Command, Option<Listener>)> {
-        self.stream.write_all(&[1])?;
+    /// started: the child has said why and ends by itself. `answered`: what need not be trapped.
+    pub(crate) fn start(
+        mut self,
+        front: UnixStream,
+        answered: Answered,
+    ) -> io::Result<(Command, Option<Listener>)> {
+        self.stream.write_all(&[answered.encode()])?;
         let listener = sys::socket::receive_descriptor(self.stream.as_fd())?.map(Listener::from);
         let children = Signals::none().with(libc::SIGCHLD).as_file()?;
         let command =

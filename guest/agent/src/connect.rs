@@ -170,7 +170,11 @@ impl Supervisor {
         log::note(format_args!("thread {} connects to {peer}", notification.thread));
         let (process, thread) = (subject.process.id, notification.thread);
         let who = || self.identities.of(process, thread, now);
-        let new = match self.link.connect(&request, who) {
+        let tcp = self.table.get(subject.inode).map(|socket| socket.shadow.try_clone());
+        let tcp = tcp.transpose()?;
+        let tcp = tcp.as_ref().unwrap_or(&subject.file);
+        let options = self.seen.collect(tcp, &subject.file, peer.ip().to_canonical().is_ipv4());
+        let new = match self.link.connect(&request, who, &options) {
             Ok(new) => new,
             Err(errno) => return Ok(Answer::Fail(errno)),
         };
@@ -182,6 +186,7 @@ impl Supervisor {
             old: subject.file,
             old_inode: subject.inode,
             new,
+            token,
             flags,
             family: family_of(own),
             peer,
@@ -189,7 +194,7 @@ impl Supervisor {
             lost: false,
         };
         if flags & libc::O_NONBLOCK == 0 {
-            return self.wait_first(notification, first, token, now);
+            return self.wait_first(notification, first, now);
         }
         match self.hand_over(notification, first, State::Connecting(token), now) {
             Ok(inode) => {

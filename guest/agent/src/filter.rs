@@ -6,6 +6,7 @@
 //! callers untouched (cheap); what is decided on is read again by the supervisor. To intercept
 //! another call, add a row here and an arm in `supervisor::handle`.
 
+use crate::ioctl::{self, Answered};
 use crate::sys::seccomp::Instruction;
 
 /// The calls that the supervisor handles, one family per module.
@@ -24,6 +25,7 @@ pub(crate) enum Call {
     Duplicate,
     EpollCreate,
     SendTo,
+    Ioctl,
     /// 32-bit x86's one call for all of them; the first argument says which.
     Multiplexed,
 }
@@ -72,6 +74,8 @@ const SO_SNDBUF: u32 = libc::SO_SNDBUF.cast_unsigned();
 const SO_REUSEPORT: u32 = libc::SO_REUSEPORT.cast_unsigned();
 const SHUT_WR: u32 = libc::SHUT_WR.cast_unsigned();
 const MSG_FASTOPEN: u32 = libc::MSG_FASTOPEN.cast_unsigned();
+const SO_KEEPALIVE: u32 = libc::SO_KEEPALIVE.cast_unsigned();
+const SO_LINGER: u32 = libc::SO_LINGER.cast_unsigned();
 const F_DUPFD: u32 = libc::F_DUPFD.cast_unsigned();
 const F_DUPFD_CLOEXEC: u32 = libc::F_DUPFD_CLOEXEC.cast_unsigned();
 
@@ -88,6 +92,8 @@ const DNS_QUERY: &[Test] =
 ///
 /// * connect: an internet address is at least 16 bytes, and AF_UNSPEC alone is 2; most programs
 ///   pass 110 for a Unix address, which is never ours.
+/// * FIONREAD and SIOCOUTQ are asked of pipes and terminals too: trapped only where this kernel's
+///   vsock has no answer ([`program`]).
 /// * duplicates: copies from and onto the standard streams are what shells make all day, and the
 ///   supervisor looks at those three itself at connect.
 /// * sendto: musl and others ask nameservers without connecting.
@@ -117,6 +123,11 @@ pub(crate) const TRAPS: &[Trap] = &[
     row(54, 366, &[Test::Is(1, SOL_SOCKET), Test::Is(2, SO_RCVBUF)], SET),
     row(54, 366, &[Test::Is(1, SOL_SOCKET), Test::Is(2, SO_SNDBUF)], SET),
     row(54, 366, &[Test::Is(1, SOL_SOCKET), Test::Is(2, SO_REUSEPORT)], SET),
+    row(54, 366, &[Test::Is(1, SOL_SOCKET), Test::Is(2, SO_KEEPALIVE)], SET),
+    row(54, 366, &[Test::Is(1, SOL_SOCKET), Test::Is(2, SO_LINGER)], SET),
+    row(16, 54, &[Test::Is(1, ioctl::AT_MARK)], Verdict::Ask(Call::Ioctl)),
+    row(16, 54, &[Test::Is(1, ioctl::IN_QUEUE)], Verdict::Ask(Call::Ioctl)),
+    row(16, 54, &[Test::Is(1, ioctl::OUT_QUEUE)], Verdict::Ask(Call::Ioctl)),
     row(32, 41, &[Test::AtLeast(0, 3)], DUPLICATE),
     row(33, 63, &[Test::AtLeast(0, 3), Test::AtLeast(1, 3)], DUPLICATE),
     row(292, 330, &[Test::AtLeast(0, 3), Test::AtLeast(1, 3)], DUPLICATE),
@@ -181,10 +192,10 @@ pub(crate) fn call_of(arch: u32, number: u32) -> Option<Call> {
     })
 }
 
-/// The table as a BPF program.
-pub(crate) fn program() -> Vec<Instruction> {
-    let native = one_arch(|trap| trap.x86_64);
-    let compat = one_arch(|trap| trap.i386);
+/// The table as a BPF program, without the traps for what the kernel's vsock answers itself.
+pub(crate) fn program(answered: Answered) -> Vec<Instruction> {
+    let native = one_arch(answered, |trap| trap.x86_64);
+    let compat = one_arch(answered, |trap| trap.i386);
     let mut program = vec![load(OFFSET_ARCH)];
     program.extend(skip_unless(JUMP_EQUAL, ARCH_I386, &compat));
     program.push(jump(JUMP_EQUAL, ARCH_X86_64, 1, 0));
@@ -196,8 +207,17 @@ pub(crate) fn program() -> Vec<Instruction> {
     program
 }
 
+fn is_needless(trap: &Trap, answered: Answered) -> bool {
+    let asks = |request| {
+        trap.tests.iter().any(|test| matches!(test, Test::Is(1, value) if *value == request))
+    };
+    trap.verdict == Verdict::Ask(Call::Ioctl)
+        && (answered.in_queue && asks(ioctl::IN_QUEUE)
+            || answered.out_queue && asks(ioctl::OUT_QUEUE))
+}
+
 /// Everything for one architecture; always returns.
-fn one_arch(number_of: impl Fn(&Trap) -> Option<u32>) -> Vec<Instruction> {
+fn one_arch(answered: Answered, number_of: impl Fn(&Trap) -> Option<u32>) -> Vec<Instruction> {
     let mut program = vec![load(OFFSET_NUMBER)];
     let mut done: Vec<u32> = Vec::new();
     for number in TRAPS.iter().filter_map(&number_of) {
@@ -205,8 +225,8 @@ fn one_arch(number_of: impl Fn(&Trap) -> Option<u32>) -> Vec<Instruction> {
             continue;
         }
         done.push(number);
-        let rows = TRAPS.iter().filter(|trap| number_of(trap) == Some(number));
-        let mut block: Vec<_> = rows.flat_map(one_row).collect();
+        let is_row = |trap: &&Trap| number_of(trap) == Some(number) && !is_needless(trap, answered);
+        let mut block: Vec<_> = TRAPS.iter().filter(is_row).flat_map(one_row).collect();
         block.push(give(RETURN_ALLOW));
         program.extend(skip_unless(JUMP_EQUAL, number, &block));
     }

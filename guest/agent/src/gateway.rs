@@ -15,6 +15,7 @@ use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use outsock_vmrpc::socket::inbound as wire;
+use outsock_vmrpc::socket::options::{self, Inspection, SetOptions, SocketOption};
 use outsock_vmrpc::socket::{self, Asserted, ConnectReply, ConnectRequest, Hello, Token};
 use outsock_vmrpc::{Binding, Client, Errno, Fault, RpcError};
 
@@ -27,6 +28,10 @@ use crate::{limits, log, sys};
 pub(crate) enum Event {
     /// How the dial for a token ended.
     Verdict(Token, Result<ConnectReply, Errno>),
+    /// What the gateway says to the waiting call of this key.
+    Answer(u64, Result<Inspection, Errno>),
+    /// A call that set options of the connection, whose socket has this inode, has ended.
+    OptionsSet(Token, u64),
     /// A session answered the question whether it lives.
     Alive(u64),
     /// A session is over.
@@ -210,17 +215,21 @@ impl Link {
         &self,
         request: &ConnectRequest,
         who: impl FnOnce() -> Asserted,
+        options: &[SocketOption],
     ) -> Result<OwnedFd, Errno> {
         let Some(up) = &self.up else { return Err(NO_GATEWAY) };
-        let arguments = if up.session.binding.version() >= socket::V2 {
-            request.encode_v2(&who())
+        let version = up.session.binding.version();
+        let (function, arguments) = if version >= socket::V3 && !options.is_empty() {
+            (options::CONNECT_WITH, options::encode_connect(request, &who(), options))
+        } else if version >= socket::V2 {
+            (socket::CONNECT, request.encode_v2(&who()))
         } else {
-            request.encode()
+            (socket::CONNECT, request.encode())
         };
         let token = request.token;
         let mailbox = self.mailbox.clone();
         let number = up.session.number;
-        up.session.binding.start_rpc(socket::CONNECT, &arguments, move |outcome| {
+        up.session.binding.start_rpc(function, &arguments, move |outcome| {
             if outcome == Err(RpcError::Disconnected) {
                 mailbox.post(Event::Lost(number));
             }
@@ -240,6 +249,53 @@ impl Link {
     pub(crate) fn cancel(&self, token: Token) {
         if let Some(up) = &self.up {
             up.session.binding.start_rpc(socket::CANCEL, &token.encode(), drop);
+        }
+    }
+
+    /// Whether the gateway takes options and answers for single connections.
+    pub(crate) fn has_options(&self) -> bool {
+        self.up.as_ref().is_some_and(|up| up.session.binding.version() >= socket::V3)
+    }
+
+    /// Sets options of a connection; nobody waits for it.
+    pub(crate) fn set_options(&self, token: Token, options: Vec<SocketOption>, inode: u64) {
+        let mailbox = self.mailbox.clone();
+        let arguments = SetOptions { token, options }.encode();
+        self.start(options::SET_OPTIONS, &arguments, move |_| {
+            mailbox.post(Event::OptionsSet(token, inode));
+        });
+    }
+
+    /// Sets an option of a connection, for the waiting call `key`.
+    pub(crate) fn set_option(&self, token: Token, option: SocketOption, key: u64) {
+        let mailbox = self.mailbox.clone();
+        let arguments = SetOptions { token, options: vec![option] }.encode();
+        self.start(options::SET_OPTIONS, &arguments, move |outcome| {
+            let outcome = outcome.map(|_| Inspection::default());
+            mailbox.post(Event::Answer(key, outcome.map_err(|error| errno_of(&error))));
+        });
+    }
+
+    /// Asks about a connection, for the waiting call `key`.
+    pub(crate) fn inspect(&self, token: Token, key: u64) {
+        let mailbox = self.mailbox.clone();
+        self.start(options::INSPECT, &token.encode(), move |outcome| {
+            let outcome = outcome
+                .map_err(|error| errno_of(&error))
+                .and_then(|bytes| Inspection::decode(&bytes).map_err(|_| Errno::EPROTO));
+            mailbox.post(Event::Answer(key, outcome));
+        });
+    }
+
+    fn start(
+        &self,
+        function: u32,
+        arguments: &[u8],
+        done: impl FnOnce(Result<Vec<u8>, RpcError>) + Send + 'static,
+    ) {
+        match &self.up {
+            Some(up) => up.session.binding.start_rpc(function, arguments, done),
+            None => done(Err(RpcError::Disconnected)),
         }
     }
 

@@ -34,6 +34,8 @@ pub(crate) struct First {
     pub(crate) old_inode: u64,
     /// The data connection, non-blocking.
     pub(crate) new: OwnedFd,
+    /// Names the attempt, and the connection later.
+    pub(crate) token: Token,
     /// The file status flags that the program's socket has.
     pub(crate) flags: i32,
     pub(crate) family: Family,
@@ -49,10 +51,9 @@ impl Supervisor {
         &mut self,
         notification: &Notification,
         first: First,
-        token: Token,
         now: Instant,
     ) -> io::Result<Answer> {
-        let timeout = send_timeout(&first.old);
+        let (timeout, token) = (send_timeout(&first.old), first.token);
         let reason = Reason::First(Box::new(first));
         let deadline = timeout.map(|timeout| now + timeout);
         let mut waiting = Waiting::new(*notification, Some(token), reason, deadline, now);
@@ -89,7 +90,13 @@ impl Supervisor {
         let socket = match self.waiting.get(key).map(|waiting| &waiting.reason) {
             Some(Reason::First(first)) => &first.new,
             Some(Reason::Again(file)) => file,
-            Some(Reason::Question { .. } | Reason::Accept(_) | Reason::Listen { .. }) | None => {
+            Some(
+                Reason::Question { .. }
+                | Reason::Accept(_)
+                | Reason::Listen { .. }
+                | Reason::Inquiry(_),
+            )
+            | None => {
                 return Ok(());
             }
         };
@@ -104,7 +111,7 @@ impl Supervisor {
             Reason::First(first) => drop(self.poll.delete(first.new.as_fd())),
             Reason::Again(file) => drop(self.poll.delete(file.as_fd())),
             Reason::Accept(accepting) => self.leave_queue(accepting.inode, key),
-            Reason::Question { .. } | Reason::Listen { .. } => {}
+            Reason::Question { .. } | Reason::Listen { .. } | Reason::Inquiry(_) => {}
         }
         Some(waiting)
     }
@@ -117,7 +124,13 @@ impl Supervisor {
             (Reason::Again(_), None) => self.dispatch_again(key, now),
             // The verdict, which is still out, will dispatch it.
             (Reason::Again(_), Some(_))
-            | (Reason::Question { .. } | Reason::Accept(_) | Reason::Listen { .. }, _) => {}
+            | (
+                Reason::Question { .. }
+                | Reason::Accept(_)
+                | Reason::Listen { .. }
+                | Reason::Inquiry(_),
+                _,
+            ) => {}
         }
     }
 
@@ -198,7 +211,10 @@ impl Supervisor {
         if waiting.is_overdue(now) {
             return self.on_overdue(key, now);
         }
-        if matches!(waiting.reason, Reason::Question { .. } | Reason::Listen { .. }) {
+        if matches!(
+            waiting.reason,
+            Reason::Question { .. } | Reason::Listen { .. } | Reason::Inquiry(_)
+        ) {
             return;
         }
         let Ok(status) = proc::status(waiting.notification.thread) else { return };
@@ -244,7 +260,8 @@ impl Supervisor {
             Reason::Again(_)
             | Reason::Question { .. }
             | Reason::Accept(_)
-            | Reason::Listen { .. } => self.end_waiting(key, answer),
+            | Reason::Listen { .. }
+            | Reason::Inquiry(_) => self.end_waiting(key, answer),
         }
     }
 
@@ -281,6 +298,7 @@ impl Supervisor {
             (Reason::Accept(_), _) => self.end_waiting(key, Answer::Fail(Errno::EAGAIN)),
             // The gateway takes its time; what it says later still counts for others.
             (Reason::Listen { .. }, _) => self.end_waiting(key, Answer::Value(0)),
+            (Reason::Inquiry(_), _) => self.on_answer(key, Err(Errno::ETIMEDOUT)),
         }
     }
 

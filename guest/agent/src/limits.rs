@@ -89,6 +89,10 @@ pub(crate) const VSOCK_BUFFER_BYTES: u64 = 1024 * 1024;
 /// gateway sends the verdict first, so this passes only when the gateway is broken.
 pub(crate) const VERDICT_GRACE: Duration = Duration::from_secs(2);
 
+/// How long a question about a connection waits for the gateway, which answers from memory; then the
+/// guest's own kernel answers as well as it can.
+pub(crate) const INQUIRY_PATIENCE: Duration = Duration::from_secs(2);
+
 /// The first look for signals of a thread that waits in connect(); then twice as long each time, up
 /// to [`SIGNAL_CHECK_MAX`]. A look costs about 15 us.
 pub(crate) const SIGNAL_CHECK_MIN: Duration = Duration::from_millis(2);
@@ -127,6 +131,12 @@ pub(crate) const ADDRESS_BYTES_MAX: usize = 128;
 /// Bytes of an option's value that are passed to a shadow socket. The longest that TCP or IP take
 /// from a program without privileges is TCP_INFO, about 280 bytes.
 pub(crate) const OPTION_BYTES_MAX: usize = 1024;
+
+/// Bytes that a look into a receive queue asks for at first, where the kernel does not count them.
+pub(crate) const PEEK_BYTES_MIN: usize = 64 * 1024;
+
+/// Bytes that it asks for when there is more: as much as a data connection may hold.
+pub(crate) const PEEK_BYTES_MAX: usize = 1024 * 1024;
 
 /// Bytes of a text from /proc. The longest is fdinfo of an epoll set: 100 bytes per registration.
 pub(crate) const PROC_TEXT_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -179,3 +189,4 @@ const _: () = assert!(
     GATEWAY_IDLE_PING_AFTER.as_secs() + GATEWAY_PING_TIMEOUT.as_secs() < GATEWAY_GONE.as_secs()
 );
 const _: () = assert!(SIGNAL_CHECK_MIN.as_nanos() < SIGNAL_CHECK_MAX.as_nanos());
+const _: () = assert!(PEEK_BYTES_MAX as u64 >= VSOCK_BUFFER_BYTES);

@@ -19,7 +19,10 @@
 //! | [`listeners`], [`tickets`] | who listens, and connections that came in |
 //! | [`ends`] | processes whose end matters |
 //! | [`names`] | getsockname(), getpeername() |
-//! | [`options`] | getsockopt(), setsockopt() |
+//! | [`options`], [`allowed`] | getsockopt(), setsockopt() |
+//! | [`outward`] | options that go to the host's socket |
+//! | [`inquiry`] | held calls whose answer the gateway has |
+//! | [`ioctl`] | FIONREAD, SIOCOUTQ, SIOCATMARK |
 //! | [`descriptors`] | dup() and relatives, epoll_create() |
 //! | [`resolver`] | DNS for the supervised programs |
 //! | [`redirect`], [`nameservers`] | sockets on their way to a nameserver |
@@ -38,6 +41,7 @@
 
 mod accept;
 mod address;
+mod allowed;
 mod cli;
 mod command;
 mod connect;
@@ -49,6 +53,8 @@ mod filter;
 mod gateway;
 mod held;
 mod identity;
+mod inquiry;
+mod ioctl;
 mod limits;
 mod listen;
 mod listeners;
@@ -59,6 +65,7 @@ mod names;
 mod nameservers;
 mod notify;
 mod options;
+mod outward;
 mod proc;
 mod processes;
 mod redirect;

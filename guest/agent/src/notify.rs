@@ -123,7 +123,8 @@ fn typed(raw: &RawNotification) -> Option<Notification> {
         | Call::SetOption
         | Call::Duplicate
         | Call::EpollCreate
-        | Call::SendTo => Some(Notification { id, thread, call, arguments }),
+        | Call::SendTo
+        | Call::Ioctl => Some(Notification { id, thread, call, arguments }),
     }
 }
 

@@ -2,154 +2,26 @@
 //!
 //! in: notifications; out: values and errors as TCP gives them, because TCP gives them: the calls run
 //! on the shadow, the guest's own TCP socket that the program had before. What the shadow cannot know
-//! (it is not connected) is patched. Owner: the supervisor's loop. Kept: the supervisor may have more
-//! privileges than the program, so only the options in the tables below reach the shadow: those that
-//! need no privilege and carry no pointers. Any other is ENOPROTOOPT. Bound: [`limits::OPTION_BYTES_MAX`].
+//! (it is not connected) the host's kernel is asked for (`inquiry`), and options that matter outside
+//! the guest go to the host's socket as well (`outward`). Owner: the supervisor's loop. Kept: only the
+//! options that `allowed` names reach the shadow. Bound: [`limits::OPTION_BYTES_MAX`].
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use outsock_vmrpc::Errno;
+use outsock_vmrpc::limits::CONGESTION_BYTES_MAX;
+use outsock_vmrpc::socket::Token;
+use outsock_vmrpc::socket::options::{Inspection, SocketOption};
 
+use crate::inquiry::Inquiry;
 use crate::notify::{Answer, Notification};
+use crate::outward::Kind;
 use crate::supervisor::{Progress, Supervisor, progress};
+use crate::sys::poll::{FAILED, HUNG_UP, PEER_CLOSED};
 use crate::table::State;
-use crate::{limits, sys};
-
-/// Options of level IPPROTO_TCP that may be read.
-const TCP_GET: &[i32] = &[
-    libc::TCP_NODELAY,
-    libc::TCP_MAXSEG,
-    libc::TCP_CORK,
-    libc::TCP_KEEPIDLE,
-    libc::TCP_KEEPINTVL,
-    libc::TCP_KEEPCNT,
-    libc::TCP_SYNCNT,
-    libc::TCP_LINGER2,
-    libc::TCP_DEFER_ACCEPT,
-    libc::TCP_WINDOW_CLAMP,
-    libc::TCP_INFO,
-    libc::TCP_QUICKACK,
-    libc::TCP_CONGESTION,
-    libc::TCP_THIN_LINEAR_TIMEOUTS,
-    libc::TCP_THIN_DUPACK,
-    libc::TCP_USER_TIMEOUT,
-    libc::TCP_FASTOPEN,
-    libc::TCP_TIMESTAMP,
-    libc::TCP_NOTSENT_LOWAT,
-    libc::TCP_SAVE_SYN,
-    libc::TCP_FASTOPEN_CONNECT,
-    libc::TCP_ULP,
-    libc::TCP_INQ,
-];
-
-/// Options of level IPPROTO_TCP that may be set.
-const TCP_SET: &[i32] = &[
-    libc::TCP_NODELAY,
-    libc::TCP_MAXSEG,
-    libc::TCP_CORK,
-    libc::TCP_KEEPIDLE,
-    libc::TCP_KEEPINTVL,
-    libc::TCP_KEEPCNT,
-    libc::TCP_SYNCNT,
-    libc::TCP_LINGER2,
-    libc::TCP_DEFER_ACCEPT,
-    libc::TCP_WINDOW_CLAMP,
-    libc::TCP_QUICKACK,
-    libc::TCP_CONGESTION,
-    libc::TCP_THIN_LINEAR_TIMEOUTS,
-    libc::TCP_THIN_DUPACK,
-    libc::TCP_USER_TIMEOUT,
-    libc::TCP_NOTSENT_LOWAT,
-    libc::TCP_FASTOPEN_CONNECT,
-    libc::TCP_INQ,
-];
-
-/// Options of level IPPROTO_IP.
-const IP_GET: &[i32] = &[
-    libc::IP_TOS,
-    libc::IP_TTL,
-    libc::IP_OPTIONS,
-    libc::IP_RECVOPTS,
-    libc::IP_RETOPTS,
-    libc::IP_PKTINFO,
-    libc::IP_MTU_DISCOVER,
-    libc::IP_RECVERR,
-    libc::IP_RECVTTL,
-    libc::IP_RECVTOS,
-    libc::IP_MTU,
-    libc::IP_FREEBIND,
-    libc::IP_TRANSPARENT,
-    libc::IP_MINTTL,
-    libc::IP_BIND_ADDRESS_NO_PORT,
-    libc::IP_MULTICAST_TTL,
-    libc::IP_MULTICAST_LOOP,
-    libc::IP_MULTICAST_ALL,
-    libc::IP_UNICAST_IF,
-];
-
-const IP_SET: &[i32] = &[
-    libc::IP_TOS,
-    libc::IP_TTL,
-    libc::IP_RECVOPTS,
-    libc::IP_RETOPTS,
-    libc::IP_PKTINFO,
-    libc::IP_MTU_DISCOVER,
-    libc::IP_RECVERR,
-    libc::IP_RECVTTL,
-    libc::IP_RECVTOS,
-    libc::IP_FREEBIND,
-    libc::IP_MINTTL,
-    libc::IP_BIND_ADDRESS_NO_PORT,
-    libc::IP_MULTICAST_TTL,
-    libc::IP_MULTICAST_LOOP,
-    libc::IP_MULTICAST_ALL,
-];
-
-/// Options of level IPPROTO_IPV6.
-const IPV6_GET: &[i32] = &[
-    libc::IPV6_UNICAST_HOPS,
-    libc::IPV6_MULTICAST_HOPS,
-    libc::IPV6_MULTICAST_LOOP,
-    libc::IPV6_MTU_DISCOVER,
-    libc::IPV6_MTU,
-    libc::IPV6_RECVERR,
-    libc::IPV6_V6ONLY,
-    libc::IPV6_RECVPKTINFO,
-    libc::IPV6_RECVHOPLIMIT,
-    libc::IPV6_RECVTCLASS,
-    libc::IPV6_TCLASS,
-    libc::IPV6_DONTFRAG,
-    libc::IPV6_AUTOFLOWLABEL,
-    libc::IPV6_ADDR_PREFERENCES,
-    libc::IPV6_MINHOPCOUNT,
-    libc::IPV6_FREEBIND,
-];
-
-const IPV6_SET: &[i32] = &[
-    libc::IPV6_UNICAST_HOPS,
-    libc::IPV6_MULTICAST_HOPS,
-    libc::IPV6_MULTICAST_LOOP,
-    libc::IPV6_MTU_DISCOVER,
-    libc::IPV6_RECVERR,
-    libc::IPV6_V6ONLY,
-    libc::IPV6_RECVPKTINFO,
-    libc::IPV6_RECVHOPLIMIT,
-    libc::IPV6_RECVTCLASS,
-    libc::IPV6_TCLASS,
-    libc::IPV6_DONTFRAG,
-    libc::IPV6_AUTOFLOWLABEL,
-    libc::IPV6_ADDR_PREFERENCES,
-    libc::IPV6_MINHOPCOUNT,
-    libc::IPV6_FREEBIND,
-];
-
-/// Options of level SOL_SOCKET that a vsock socket answers differently from TCP, or not at all.
-const SOCKET_GET: &[i32] =
-    &[libc::SO_DOMAIN, libc::SO_PROTOCOL, libc::SO_RCVBUF, libc::SO_SNDBUF, libc::SO_REUSEPORT];
-
-const SOCKET_SET: &[i32] = &[libc::SO_RCVBUF, libc::SO_SNDBUF, libc::SO_REUSEPORT];
+use crate::{allowed, limits, sys};
 
 /// Options of level SOL_SOCKET that follow a socket to the file that replaces it. Each is at most 16
 /// bytes; defaults are not copied.
@@ -164,18 +36,6 @@ const FOLLOWING: &[i32] = &[
     libc::SO_TIMESTAMP,
     libc::SO_ZEROCOPY,
 ];
-
-fn is_in_table(tables: [&[i32]; 4], level: i32, name: i32) -> bool {
-    let [socket, tcp, ip, ipv6] = tables;
-    let table = match level {
-        libc::SOL_SOCKET => socket,
-        libc::SOL_TCP => tcp,
-        libc::SOL_IP => ip,
-        libc::SOL_IPV6 => ipv6,
-        _ => &[],
-    };
-    table.contains(&name)
-}
 
 impl Supervisor {
     pub(crate) fn on_get_option(
@@ -192,7 +52,7 @@ impl Supervisor {
         }
         let subject = self.subject(notification)?;
         let Some(socket) = self.entry(&subject) else { return Ok(Answer::Native) };
-        if !is_in_table([SOCKET_GET, TCP_GET, IP_GET, IPV6_GET], level, name) {
+        if !allowed::may_read(level, name) {
             return Ok(Answer::Fail(Errno::ENOPROTOOPT));
         }
         let room = match read_room(notification) {
@@ -207,6 +67,13 @@ impl Supervisor {
         value.truncate(length);
         if level == libc::SOL_TCP {
             patch(name, &mut value, socket.state);
+            let asks = matches!(name, libc::TCP_INFO | libc::TCP_MAXSEG | libc::TCP_CONGESTION);
+            if asks && matches!(socket.state, State::Connected { .. }) {
+                let inquiry = Inquiry::Option { name, value: value.clone() };
+                if let Some(answer) = self.inquire(notification, subject.inode, inquiry, now) {
+                    return Ok(answer);
+                }
+            }
         }
         write_value(notification, &value)
     }
@@ -221,46 +88,136 @@ impl Supervisor {
         {
             return Ok(self.wait_for_verdict(notification, token, true, now));
         }
-        let Some(error) = socket.state.take_error() else { return Ok(Answer::Native) };
+        let Some(error) = socket.state.take_error() else {
+            // The guest's kernel cannot tell a reset from an end; that there is an end it can.
+            let asks = !socket.reset_told && has_ended(file);
+            let inquiry = Inquiry::Error { inode: subject.inode };
+            let answer = asks.then(|| self.inquire(notification, subject.inode, inquiry, now));
+            return Ok(answer.flatten().unwrap_or(Answer::Native));
+        };
         // The data connection has an error of its own, which only says that there is one.
         let _ = sys::socket::int_option(file.as_fd(), libc::SOL_SOCKET, libc::SO_ERROR);
         let value = error.err().map_or(0, Errno::raw);
-        match read_room(notification) {
-            Ok(room) => write_value(notification, &value.to_ne_bytes()[..room.min(4)]),
-            Err(errno) => Ok(Answer::Fail(errno)),
-        }
+        Ok(write_option(notification, &value.to_ne_bytes()))
     }
 
-    pub(crate) fn on_set_option(&mut self, notification: &Notification) -> io::Result<Answer> {
+    pub(crate) fn on_set_option(
+        &mut self,
+        notification: &Notification,
+        now: Instant,
+    ) -> io::Result<Answer> {
         let (level, name) = (notification.int(1), notification.int(2));
+        let kind = Kind::of(level, name);
+        if let Some(kind) = kind {
+            self.seen.note(kind);
+        }
         if self.table.is_empty() {
             return Ok(Answer::Native);
         }
         let subject = self.subject(notification)?;
         let Some(socket) = self.entry(&subject) else { return Ok(Answer::Native) };
-        if !is_in_table([SOCKET_SET, TCP_SET, IP_SET, IPV6_SET], level, name) {
+        let by_stream = kind.is_some_and(Kind::is_kept_by_stream);
+        if !by_stream && !allowed::may_set(level, name) {
             return Ok(Answer::Fail(Errno::ENOPROTOOPT));
         }
-        let Ok(length) = usize::try_from(notification.int(4)) else {
-            return Ok(Answer::Fail(Errno::EINVAL));
+        let file = if by_stream { subject.file } else { socket.shadow.try_clone()? };
+        let is_v4 = socket.peer.ip().to_canonical().is_ipv4();
+        let value = match passed_value(notification) {
+            Ok(value) => value,
+            Err(errno) => return Ok(Answer::Fail(errno)),
         };
-        let mut value = vec![0u8; length.min(limits::OPTION_BYTES_MAX)];
-        if sys::memory::read(notification.thread, notification.pointer(3), &mut value).is_err() {
-            return Ok(Answer::Fail(Errno::EFAULT));
+        if kind.is_some_and(Kind::awaits_host)
+            && matches!(socket.state, State::Connected { .. })
+            && let Some(option) = kind.and_then(|kind| passed_option(kind, &value))
+        {
+            let file = file.try_clone()?;
+            let inquiry = Inquiry::Set { option, file, level, name, value: value.clone() };
+            if let Some(answer) = self.inquire(notification, subject.inode, inquiry, now) {
+                return Ok(answer);
+            }
         }
         if (level, name) == (libc::SOL_TCP, libc::TCP_CONGESTION) && !is_loaded(&value) {
             return Ok(Answer::Fail(Errno::ENOENT));
         }
-        Ok(match sys::socket::set_option(socket.shadow.as_fd(), level, name, &value) {
-            Ok(()) => Answer::Value(0),
-            Err(error) => Answer::Fail(Errno::of(&error)),
-        })
+        if let Err(error) = sys::socket::set_option(file.as_fd(), level, name, &value) {
+            return Ok(Answer::Fail(Errno::of(&error)));
+        }
+        // As the kernel has understood it.
+        if let Some(option) = kind.and_then(|kind| kind.read(file.as_fd(), is_v4)) {
+            self.tell_options(subject.inode, [option]);
+        }
+        Ok(Answer::Value(0))
+    }
+
+    /// Tells the host of options, when it can.
+    pub(crate) fn tell_options(
+        &mut self,
+        inode: u64,
+        options: impl IntoIterator<Item = SocketOption>,
+    ) {
+        if let Some(socket) = self.table.get(inode) {
+            options.into_iter().for_each(|option| socket.outward.push(option));
+        }
+        self.send_options(inode);
+    }
+
+    /// Sends the options that wait, unless others are on their way or the connection does not stand.
+    pub(crate) fn send_options(&mut self, inode: u64) {
+        let Some(socket) = self.table.get(inode) else { return };
+        if !self.link.has_options() || !matches!(socket.state, State::Connected { .. }) {
+            return;
+        }
+        if let Some(options) = socket.outward.take() {
+            self.link.set_options(socket.token, options, inode);
+        }
+    }
+
+    /// The host has taken the options that were on their way.
+    pub(crate) fn on_options_set(&mut self, token: Token, inode: u64) {
+        let Some(socket) = self.table.get(inode).filter(|socket| socket.token == token) else {
+            return;
+        };
+        socket.outward.arrived();
+        self.send_options(inode);
+    }
+}
+
+/// Whether the far side has ended the connection, in whatever way.
+fn has_ended(file: &OwnedFd) -> bool {
+    const ENDED: u32 = PEER_CLOSED | HUNG_UP | FAILED;
+    sys::poll::ready(file.as_fd(), PEER_CLOSED).is_ok_and(|ready| ready & ENDED != 0)
+}
+
+/// The value that a setsockopt() passes, copied once.
+fn passed_value(notification: &Notification) -> Result<Vec<u8>, Errno> {
+    let length = usize::try_from(notification.int(4)).map_err(|_| Errno::EINVAL)?;
+    let mut value = vec![0u8; length.min(limits::OPTION_BYTES_MAX)];
+    sys::memory::read(notification.thread, notification.pointer(3), &mut value)
+        .map_err(|_| Errno::EFAULT)?;
+    Ok(value)
+}
+
+/// What a value means to the host, for the options whose answer is the host's. `None`: the guest's
+/// kernel will say what is wrong with it.
+fn passed_option(kind: Kind, value: &[u8]) -> Option<SocketOption> {
+    match kind {
+        Kind::Linger => {
+            let word = |at: usize| value.get(at..)?.first_chunk().copied().map(i32::from_ne_bytes);
+            Some(SocketOption::AbortOnClose(word(0)? != 0 && word(4)? == 0))
+        }
+        Kind::Congestion => {
+            let name = value.split(|byte| *byte == 0).next().unwrap_or_default();
+            let name = name.get(..name.len().min(CONGESTION_BYTES_MAX)).unwrap_or_default();
+            let name = std::str::from_utf8(name).ok().filter(|name| !name.is_empty())?;
+            Some(SocketOption::Congestion(name.to_owned()))
+        }
+        _ => None,
     }
 }
 
 /// Whether a congestion control is there already: the supervisor must not have the kernel load one
 /// for a program that could not.
-fn is_loaded(name: &[u8]) -> bool {
+pub(crate) fn is_loaded(name: &[u8]) -> bool {
     let name = name.split(|byte| *byte == 0).next().unwrap_or(&[]);
     let path = "/proc/sys/net/ipv4/tcp_available_congestion_control";
     let Ok(available) = std::fs::read(path) else { return false };
@@ -295,6 +252,23 @@ fn patch(name: i32, value: &mut [u8], state: State) {
     }
 }
 
+/// Puts the host's answer in the place of the guest's, cut to the length that the program's kernel
+/// would have written.
+pub(crate) fn refine(name: i32, value: &mut [u8], inspection: Option<&Inspection>) {
+    let Some(inspection) = inspection else { return };
+    let bytes = match name {
+        libc::TCP_INFO => inspection.tcp_info.clone(),
+        libc::TCP_MAXSEG => inspection.max_segment.map(|bytes| bytes.to_ne_bytes().to_vec()),
+        libc::TCP_CONGESTION => inspection.congestion.clone().map(String::into_bytes),
+        _ => None,
+    };
+    let Some(bytes) = bytes else { return };
+    // A field that the host's kernel does not have is zero, as one that it does not count.
+    value.fill(0);
+    let length = value.len().min(bytes.len());
+    value[..length].copy_from_slice(&bytes[..length]);
+}
+
 /// The length of the buffer that getsockopt() got.
 fn read_room(notification: &Notification) -> Result<usize, Errno> {
     let mut length = [0u8; 4];
@@ -303,7 +277,16 @@ fn read_room(notification: &Notification) -> Result<usize, Errno> {
     usize::try_from(i32::from_ne_bytes(length)).map_err(|_| Errno::EINVAL)
 }
 
-fn write_value(notification: &Notification, value: &[u8]) -> io::Result<Answer> {
+/// Writes an option's value, as much of it as the buffer of getsockopt() takes.
+pub(crate) fn write_option(notification: &Notification, value: &[u8]) -> Answer {
+    let written = read_room(notification).and_then(|room| {
+        write_value(notification, &value[..room.min(value.len())])
+            .map_err(|error| Errno::of(&error))
+    });
+    written.unwrap_or_else(Answer::Fail)
+}
+
+pub(crate) fn write_value(notification: &Notification, value: &[u8]) -> io::Result<Answer> {
     let length = i32::try_from(value.len()).unwrap_or(0).to_ne_bytes();
     let written = sys::memory::write(notification.thread, notification.pointer(3), value)
         .and_then(|()| sys::memory::write(notification.thread, notification.pointer(4), &length));
@@ -348,20 +331,6 @@ mod tests {
     }
 
     #[test]
-    fn only_harmless_options_reach_the_shadow() {
-        let set = |level, name| is_in_table([SOCKET_SET, TCP_SET, IP_SET, IPV6_SET], level, name);
-        assert!(set(libc::SOL_TCP, libc::TCP_NODELAY));
-        for name in [libc::TCP_REPAIR, libc::TCP_ULP, libc::TCP_MD5SIG] {
-            assert!(!set(libc::SOL_TCP, name), "{name}");
-        }
-        // IP_TRANSPARENT, IP_IPSEC_POLICY, and the firewall's.
-        for name in [libc::IP_TRANSPARENT, 16, 64] {
-            assert!(!set(libc::SOL_IP, name), "{name}");
-        }
-        assert!(!set(263, 1));
-    }
-
-    #[test]
     fn the_state_in_tcp_info_is_the_connections() {
         let connected = State::Connected { local: None, told: true };
         let mut info = [7u8; 104];
@@ -373,6 +342,28 @@ mod tests {
         patch(libc::TCP_MAXSEG, &mut mss, connected);
         assert_eq!(mss, 1460i32.to_ne_bytes());
         patch(libc::TCP_INFO, &mut [], connected);
+    }
+
+    #[test]
+    fn the_hosts_answer_has_the_length_of_the_guests() {
+        let inspection = Inspection {
+            tcp_info: Some(vec![9; 240]),
+            congestion: Some("reno".to_owned()),
+            max_segment: Some(1448),
+            ..Inspection::default()
+        };
+        let refined = |name, length: usize| {
+            let mut value = vec![7u8; length];
+            refine(name, &mut value, Some(&inspection));
+            value
+        };
+        assert_eq!(refined(libc::TCP_INFO, 104), [9; 104]);
+        let long = refined(libc::TCP_INFO, 300);
+        assert_eq!((&long[..240], &long[240..]), (&[9; 240][..], &[0; 60][..]));
+        assert_eq!(refined(libc::TCP_MAXSEG, 4), 1448i32.to_ne_bytes());
+        assert_eq!(refined(libc::TCP_CONGESTION, 16), *b"reno\0\0\0\0\0\0\0\0\0\0\0\0");
+        assert_eq!(refined(libc::TCP_CONGESTION, 2), *b"re");
+        assert_eq!(refined(libc::TCP_NODELAY, 1), [7]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use crate::held::First;
 use crate::notify::{Answer, Notification};
+use crate::outward::Queue;
 use crate::processes::Process;
 use crate::supervisor::{Subject, Supervisor, socket_cookie};
 use crate::table::{Socket, State};
@@ -26,7 +27,7 @@ impl Supervisor {
         state: State,
         now: Instant,
     ) -> io::Result<u64> {
-        let First { process, number, old, old_inode, new, flags, family, peer, .. } = first;
+        let First { process, number, old, old_inode, new, token, flags, family, peer, .. } = first;
         // A moment has passed only for a call that was held.
         if flags & libc::O_NONBLOCK == 0 {
             still_there(&process, number, old_inode)?;
@@ -41,7 +42,18 @@ impl Supervisor {
         let shadow = self.table.remove(old_inode).map_or(old, |socket| socket.shadow);
         let cookie = socket_cookie(&new);
         let home = (process, number);
-        self.table.insert(inode, Socket { cookie, family, shadow, peer, state, home });
+        let socket = Socket {
+            cookie,
+            token,
+            family,
+            shadow,
+            peer,
+            state,
+            reset_told: false,
+            outward: Queue::default(),
+            home,
+        };
+        self.table.insert(inode, socket);
         Ok(inode)
     }
 

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use crate::command::{self, Prepared};
 use crate::dial::Dialer;
 use crate::gateway::Link;
+use crate::ioctl::{self, Answered};
 use crate::mailbox::Mailbox;
 use crate::supervisor::Supervisor;
 use crate::sys::poll::{Epoll, READABLE, Signals};
@@ -203,7 +204,8 @@ fn serve(
         };
         resolver.ready().inspect_err(why_not).ok()
     });
-    let (command, listener) = prepared.start(front)?;
+    let answered = link.watch().map_or(Answered::NONE, ioctl::probe);
+    let (command, listener) = prepared.start(front, answered)?;
     match listener {
         Some(listener) => Supervisor::new(listener, link, mailbox, command, resolver)?.serve(),
         None => command.wait(),

@@ -28,6 +28,7 @@ use crate::listeners::Listeners;
 use crate::mailbox::Mailbox;
 use crate::nameservers::Nameservers;
 use crate::notify::{Answer, Listener, Notification};
+use crate::outward::Seen;
 use crate::processes::{Process, Processes};
 use crate::resolver::Resolver;
 use crate::route::Routes;
@@ -79,6 +80,7 @@ pub(crate) struct Supervisor {
     pub(crate) waiting: WaitingCalls,
     pub(crate) attempts: HashMap<Token, Attempt>,
     pub(crate) duplicated: Duplicated,
+    pub(crate) seen: Seen,
     pub(crate) network: Option<u64>,
     pub(crate) resolver: Option<Resolver>,
     pub(crate) nameservers: Nameservers,
@@ -133,6 +135,7 @@ impl Supervisor {
             waiting: WaitingCalls::default(),
             attempts: HashMap::new(),
             duplicated: Duplicated::default(),
+            seen: Seen::default(),
             network: own_network(),
             resolver,
             nameservers,
@@ -201,10 +204,11 @@ impl Supervisor {
             Call::SocketName => self.on_socket_name(notification, now),
             Call::PeerName => self.on_peer_name(notification),
             Call::GetOption => self.on_get_option(notification, now),
-            Call::SetOption => self.on_set_option(notification),
+            Call::SetOption => self.on_set_option(notification, now),
             Call::Duplicate => self.on_duplicate(notification, now),
             Call::EpollCreate => self.on_epoll_create(notification, now),
             Call::SendTo => self.on_send_to(notification, now),
+            Call::Ioctl => self.on_ioctl(notification, now),
             Call::Multiplexed => Ok(Answer::Native),
         };
         // What cannot be looked at (a bad descriptor, a process that just died) is the kernel's to
@@ -260,6 +264,11 @@ impl Supervisor {
                     self.link.heard(now);
                     self.settle(token, verdict, now);
                 }
+                Event::Answer(key, outcome) => {
+                    self.link.heard(now);
+                    self.on_answer(key, outcome);
+                }
+                Event::OptionsSet(token, inode) => self.on_options_set(token, inode),
                 Event::Alive(number) if self.link.is_present(number) => self.link.heard(now),
                 Event::Lost(number) if self.link.is_present(number) => self.lose_gateway(now),
                 Event::Alive(_) | Event::Lost(_) => {}
@@ -299,6 +308,7 @@ impl Supervisor {
                     socket.state.settle(verdict.map(|reply| reply.local));
                 }
                 self.weak.settle(inode);
+                self.send_options(inode);
                 for key in self.waiting.of(token) {
                     self.dispatch_again(key, now);
                 }

@@ -16,6 +16,7 @@ use outsock_vmrpc::socket::Token;
 
 use crate::address::Family;
 use crate::limits;
+use crate::outward::Queue;
 use crate::processes::Process;
 
 /// Where a connection stands, as TCP on Linux sees it (`__inet_stream_connect`).
@@ -88,6 +89,8 @@ impl State {
 #[derive(Debug)]
 pub(crate) struct Socket {
     pub(crate) cookie: u64,
+    /// What the gateway calls the connection.
+    pub(crate) token: Token,
     pub(crate) family: Family,
     /// The guest's own TCP socket that this one replaced. It is not connected; it answers for
     /// options, and comes back when the program gives up the association.
@@ -95,6 +98,10 @@ pub(crate) struct Socket {
     /// The destination, as the program wrote it.
     pub(crate) peer: SocketAddr,
     pub(crate) state: State,
+    /// SO_ERROR has reported a reset by the far side.
+    pub(crate) reset_told: bool,
+    /// Options on their way to the host.
+    pub(crate) outward: Queue,
     /// Where it was when it was connected: a hint, checked before use.
     pub(crate) home: (Rc<Process>, RawFd),
 }

@@ -16,6 +16,7 @@ use outsock_vmrpc::socket::Token;
 
 use crate::accept::Accepting;
 use crate::held::First;
+use crate::inquiry::Inquiry;
 use crate::limits;
 use crate::notify::Notification;
 use crate::proc::Status;
@@ -40,6 +41,8 @@ pub(crate) enum Reason {
         /// How often the kernel has chosen another port.
         tries: u32,
     },
+    /// What the gateway will answer.
+    Inquiry(Inquiry),
 }
 
 /// One waiting call.
@@ -202,7 +205,8 @@ impl WaitingCalls {
                     Reason::First(_)
                     | Reason::Again(_)
                     | Reason::Question { .. }
-                    | Reason::Listen { .. } => limits::SIGNAL_CHECK_MAX,
+                    | Reason::Listen { .. }
+                    | Reason::Inquiry(_) => limits::SIGNAL_CHECK_MAX,
                 };
                 waiting.watch.interval = next_interval(waiting.watch.interval, longest, count);
                 Self::set_timer(&mut self.timers, waiting, now);

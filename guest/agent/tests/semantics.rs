@@ -4,9 +4,9 @@
 
 mod stand_in;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 use stand_in::{Gateway, has_python};
 
@@ -38,6 +38,17 @@ fn echo(mut stream: TcpStream) {
     let _ = stream.shutdown(Shutdown::Write);
 }
 
+/// The server that says how connections end; it ends with its standard input.
+fn ends_server() -> (Child, u16) {
+    const ENDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs/ends.py");
+    let mut server = Command::new("python3");
+    server.arg(ENDS).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut server = server.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    (server, line.trim().parse().unwrap())
+}
+
 /// A port that nobody listens on.
 fn closed_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
@@ -57,13 +68,17 @@ fn the_program_is_right_about_native_tcp() {
         return;
     }
     let port = echo_server();
+    let (mut server, ends) = ends_server();
     let output = Command::new("python3")
         .arg(PROGRAM)
         .env("FAR", format!("127.0.0.1:{port}"))
         .env("FAR6", format!("[::1]:{port}"))
         .env("REFUSED", format!("127.0.0.1:{}", closed_port()))
+        .env("ENDS", format!("127.0.0.1:{ends}"))
         .output()
         .unwrap();
+    drop(server.stdin.take());
+    server.wait().unwrap();
     passed(&output);
 }
 
@@ -73,6 +88,7 @@ fn outsourced_sockets_behave_alike() {
         return;
     }
     let port = echo_server();
+    let (mut server, ends) = ends_server();
     let directory = tempfile::tempdir().unwrap();
     let gateway = Gateway::start(&directory.path().join("gateway"));
     let far = |last: u8, port: u16| format!("198.51.100.{last}:{port}");
@@ -89,9 +105,13 @@ fn outsourced_sockets_behave_alike() {
         .env("NEVER", far(7, 80))
         .env("LATE", far(8, 80))
         .env("DENIED", far(9, 80))
+        .env("ENDS", far(1, ends))
         .env("LOCAL", "1")
+        .env("STAND_IN", "1")
         .output()
         .unwrap();
+    drop(server.stdin.take());
+    server.wait().unwrap();
     passed(&output);
     let counters = gateway.counters();
     assert!(counters.connects > 1000 && counters.opened > 1000, "{counters:?}");

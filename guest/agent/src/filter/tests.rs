@@ -39,8 +39,10 @@ fn run(program: &[Instruction], arch: u32, number: u32, arguments: [u64; 6]) -> 
     }
 }
 
+const ALL: Answered = Answered { in_queue: true, out_queue: true };
+
 fn native(number: u32, arguments: [u64; 6]) -> u32 {
-    run(&program(), ARCH_X86_64, number, arguments)
+    run(&program(ALL), ARCH_X86_64, number, arguments)
 }
 
 fn refuse(errno: i32) -> u32 {
@@ -70,8 +72,11 @@ fn options_are_trapped_by_level_and_name() {
     for name in [4, 39, 38, 8, 7, 15] {
         assert_eq!(get(1, name), RETURN_NOTIFY, "{name}");
     }
-    for name in [3, 9, 13, 20, 21] {
+    for name in [3, 20, 21] {
         assert_eq!((get(1, name), set(1, name)), (RETURN_ALLOW, RETURN_ALLOW), "{name}");
+    }
+    for name in [9, 13] {
+        assert_eq!((get(1, name), set(1, name)), (RETURN_ALLOW, RETURN_NOTIFY), "{name}");
     }
     assert_eq!(set(1, 4), RETURN_ALLOW);
     assert_eq!(get(263, 1), RETURN_ALLOW);
@@ -87,6 +92,25 @@ fn duplicates_of_standard_streams_pass() {
     assert_eq!(native(72, [4, 3, 0, 0, 0, 0]), RETURN_ALLOW);
     assert_eq!(native(72, [4, 0, 0, 0, 0, 0]), RETURN_NOTIFY);
     assert_eq!(native(72, [4, 1030, 0, 0, 0, 0]), RETURN_NOTIFY);
+}
+
+#[test]
+fn ioctls_are_trapped_where_vsock_has_no_answer() {
+    let ioctl = |answered, request| {
+        run(&program(answered), ARCH_X86_64, 16, [5, request, 0x7fff_0000, 0, 0, 0])
+    };
+    let only_out = Answered { in_queue: false, out_queue: true };
+    for (request, expected) in [
+        (0x8905, [true, true, true]),
+        (0x541b, [true, true, false]),
+        (0x5411, [true, false, false]),
+        (0x5421, [false; 3]),
+    ] {
+        for (answered, trapped) in [Answered::NONE, only_out, ALL].into_iter().zip(expected) {
+            let verdict = if trapped { RETURN_NOTIFY } else { RETURN_ALLOW };
+            assert_eq!(ioctl(answered, request), verdict, "{answered:?} {request:#x}");
+        }
+    }
 }
 
 #[test]
@@ -113,7 +137,7 @@ fn servers_calls_are_trapped() {
 
 #[test]
 fn other_calling_conventions_do_not_pass_by() {
-    let compat = |number, arguments| run(&program(), ARCH_I386, number, arguments);
+    let compat = |number, arguments| run(&program(ALL), ARCH_I386, number, arguments);
     assert_eq!(compat(362, [3, 0, 16, 0, 0, 0]), RETURN_NOTIFY);
     assert_eq!(compat(102, [3, 0, 0, 0, 0, 0]), RETURN_NOTIFY);
     assert_eq!(compat(102, [1, 0, 0, 0, 0, 0]), RETURN_ALLOW);
@@ -121,7 +145,7 @@ fn other_calling_conventions_do_not_pass_by() {
     assert_eq!(compat(425, [0; 6]), refuse(libc::ENOSYS));
     assert_eq!(native(X32_BIT | 42, [3, 0, 16, 0, 0, 0]), refuse(libc::ENOSYS));
     assert_eq!(native(X32_BIT, [0; 6]), refuse(libc::ENOSYS));
-    assert_eq!(run(&program(), 0xc000_00b7, 203, [0; 6]), RETURN_ALLOW);
+    assert_eq!(run(&program(ALL), 0xc000_00b7, 203, [0; 6]), RETURN_ALLOW);
 }
 
 #[test]
@@ -134,5 +158,5 @@ fn numbers_and_calls_agree() {
     assert_eq!(u32::try_from(libc::SYS_connect).unwrap(), 42);
     assert_eq!(u32::try_from(libc::SYS_getsockopt).unwrap(), 55);
     assert_eq!(u32::try_from(libc::SYS_io_uring_setup).unwrap(), 425);
-    assert!(program().len() < 4096, "BPF_MAXINSNS");
+    assert!(program(Answered::NONE).len() < 4096, "BPF_MAXINSNS");
 }

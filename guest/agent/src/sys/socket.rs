@@ -177,6 +177,24 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<u
     check_size(result)
 }
 
+/// Looks at what could be received, without waiting and without taking it.
+pub(crate) fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    // SAFETY: the kernel writes at most `buffer.len()` bytes into the live slice.
+    let result =
+        unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), flags) };
+    check_size(result)
+}
+
+/// FIONREAD, SIOCOUTQ: an ioctl that tells a number of bytes.
+pub(crate) fn queued(socket: BorrowedFd<'_>, request: u32) -> io::Result<u32> {
+    let mut bytes: libc::c_int = 0;
+    let request = libc::c_ulong::from(request);
+    // SAFETY: the kernel writes one int into the live variable.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut bytes) })?;
+    Ok(u32::try_from(bytes).unwrap_or(0))
+}
+
 /// Room for one control message that carries one descriptor, aligned as `cmsghdr` wants.
 #[repr(C)]
 struct OneDescriptor {

@@ -10,6 +10,7 @@ address is skipped, so the same file compares native TCP (addresses on loopback)
     UNREACHABLE HOST_UNREACHABLE TIMED_OUT DENIED     fail in these ways
     SLOW           FAR, a second later        VERY_SLOW   FAR, 32 seconds later
     NEVER          no answer                  LATE        fails, and says why only a moment later
+    ENDS           ends.py, which says how connections end
     LOCAL=1        loopback must stay native (not when FAR is itself loopback)
 
 Exit status: the number of failures.
@@ -686,6 +687,144 @@ def test_short_option_buffers():
         equal(ctypes.get_errno(), errno.EINVAL)
         equal(libc.getsockopt(sock.fileno(), 6, 1, buffer, None), -1)
         equal(ctypes.get_errno(), errno.EFAULT)
+
+
+def ends(line, options=()):
+    """A connection to ENDS that has said what it is for."""
+    sock = tcp("ENDS")
+    for option in options:
+        sock.setsockopt(*option)
+    equal(raw_connect(sock, where("ENDS")), 0)
+    sock.sendall(line.encode() + b"\n")
+    return sock
+
+
+def answer(line):
+    with ends(line) as sock:
+        return sock.makefile().readline().split()
+
+
+LINGER_ZERO = (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+names = iter(range(1_000_000))
+
+
+def fresh_name(prefix=f"{os.getpid()}-{time.monotonic_ns()}"):
+    return f"{prefix}-{next(names)}"
+
+
+def test_reset_by_the_far_side_is_told_once():
+    with ends("reset") as sock:
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        assert poll.poll(10_000), "no event"
+        equal(so_error(sock), errno.ECONNRESET)
+        equal(so_error(sock), 0)
+        equal(sock.recv(1), b"")
+        equal(so_error(sock), 0)
+
+
+def test_end_by_the_far_side_is_no_error():
+    with ends("peer") as sock:
+        assert sock.makefile().readline()
+        equal(sock.recv(1), b"")
+        equal(so_error(sock), 0)
+
+
+def test_close_is_an_end():
+    name = fresh_name()
+    with ends(f"watch {name}") as sock:
+        sock.sendall(b"12345")
+    equal(answer(f"ask {name}")[:2], ["end", "5"])
+
+
+def test_linger_zero_is_a_reset():
+    for before in (True, False):
+        name = fresh_name()
+        with ends(f"watch {name}", [LINGER_ZERO] if before else []) as sock:
+            if not before:
+                sock.setsockopt(*LINGER_ZERO)
+            equal(sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8), LINGER_ZERO[2])
+        equal(answer(f"ask {name}")[0], "reset")
+
+
+def test_linger_zero_taken_back_is_an_end():
+    name = fresh_name()
+    with ends(f"watch {name}", [LINGER_ZERO]) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
+    equal(answer(f"ask {name}")[:2], ["end", "0"])
+
+
+def test_linger_zero_of_a_killed_process_is_a_reset():
+    name = fresh_name()
+    ready = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        sock = ends(f"watch {name}", [LINGER_ZERO])
+        os.write(ready[1], b"x")
+        time.sleep(60)
+    os.read(ready[0], 1)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    for end in ready:
+        os.close(end)
+    equal(answer(f"ask {name}")[0], "reset")
+
+
+def ioctl_int(sock, request):
+    value = array.array("i", [-1])
+    fcntl.ioctl(sock, request, value)
+    return value[0]
+
+
+def test_queues_can_be_asked_for():
+    FIONREAD, SIOCOUTQ, SIOCATMARK = 0x541B, 0x5411, 0x8905
+    with tcp() as sock:
+        equal(raw_connect(sock, where("FAR")), 0)
+        equal(ioctl_int(sock, FIONREAD), 0)
+        for size in (5, 100_000):
+            sock.sendall(os.urandom(size))
+            deadline = time.monotonic() + 10
+            while (queued := ioctl_int(sock, FIONREAD)) != size:
+                assert queued < size and time.monotonic() < deadline, (queued, size)
+                time.sleep(0.01)
+            while ioctl_int(sock, SIOCOUTQ) != 0:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            equal(ioctl_int(sock, SIOCATMARK), 0)
+            equal(len(sock.recv(size, socket.MSG_WAITALL)), size)
+        equal(ioctl_int(sock, FIONREAD), 0)
+
+
+def test_congestion_control():
+    get = lambda sock: sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0")
+    with tcp() as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+        equal(raw_connect(sock, where("FAR")), 0)
+        equal(get(sock), b"reno")
+    with tcp() as sock:
+        equal(raw_connect(sock, where("FAR")), 0)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+        equal(get(sock), b"reno")
+        echo(sock)
+
+
+def test_counters():
+    if os.environ.get("STAND_IN"):
+        raise Skip("a stand-in has no counters")
+    with tcp() as sock:
+        equal(raw_connect(sock, where("FAR")), 0)
+        echo(sock, os.urandom(50_000))
+        deadline = time.monotonic() + 10
+        while True:
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 232)
+            equal(len(info), 232)
+            rtt, = struct.unpack_from("I", info, 68)
+            acked, received = struct.unpack_from("QQ", info, 120)
+            if acked >= 50_000 and received >= 50_000 and rtt > 0:
+                break
+            assert time.monotonic() < deadline, (rtt, acked, received)
+        equal(info[0], 1)
+        equal(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1), b"\x01")
 
 
 def test_source_port_that_was_bound():

@@ -21,6 +21,7 @@
 
 mod inbound;
 mod names;
+mod standing;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -29,6 +30,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use outsock_vmrpc::host::{CallError, Caller, HostModule, Registry, serve};
+use outsock_vmrpc::socket::options::{self, SetOptions, SocketOption};
 use outsock_vmrpc::socket::{
     self, Asserted, ConnectReply, ConnectRequest, Destination, Hello, Token,
 };
@@ -36,6 +38,8 @@ use outsock_vmrpc::{Errno, ModuleName, Version, VersionRange};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::sync::oneshot;
+
+use standing::Standing;
 
 const PREFACE_BYTES: usize = 64 * 1024;
 
@@ -52,6 +56,7 @@ struct State {
     counters: Mutex<Counters>,
     asserted: Mutex<Vec<Asserted>>,
     inbound: inbound::Inbound,
+    standing: Mutex<HashMap<u32, Arc<Standing>>>,
 }
 
 /// What the stand-in has seen.
@@ -106,16 +111,21 @@ async fn dial(to: SocketAddr) -> Result<TcpStream, Errno> {
     TcpStream::connect(to).await.map_err(|error| Errno::of(&error))
 }
 
-async fn pump(state: Arc<State>, mut data: UnixStream, mut far: TcpStream) {
+async fn pump(state: Arc<State>, standing: Arc<Standing>, mut data: UnixStream, far: TcpStream) {
     let mut preface = vec![0u8; PREFACE_BYTES - 4];
     if data.read_exact(&mut preface).await.is_ok() {
         state.counters.lock().unwrap().opened += 1;
-        let _ = tokio::io::copy_bidirectional(&mut data, &mut far).await;
+        standing.pump(data, far).await;
         state.counters.lock().unwrap().closed += 1;
     }
 }
 
 impl SocketModule {
+    fn standing(&self, token: Token) -> Result<Arc<Standing>, Errno> {
+        let standing = self.0.standing.lock().unwrap();
+        standing.get(&token.raw()).cloned().ok_or(Errno::ENOTCONN)
+    }
+
     async fn data_of(&self, token: Token) -> Result<UnixStream, Errno> {
         let receiver = {
             let mut slots = self.0.slots.lock().unwrap();
@@ -129,12 +139,17 @@ impl SocketModule {
         receiver.await.map_err(|_| Errno::ECANCELED)
     }
 
-    async fn connect(&self, request: ConnectRequest) -> Result<Vec<u8>, Errno> {
+    async fn connect(
+        &self,
+        request: ConnectRequest,
+        options: Vec<SocketOption>,
+    ) -> Result<Vec<u8>, Errno> {
         self.0.counters.lock().unwrap().connects += 1;
         let Destination::Address(to) = request.destination else {
             return Err(Errno::EHOSTUNREACH);
         };
-        let data = self.data_of(request.token);
+        let token = request.token;
+        let data = self.data_of(token);
         if to.ip() == IpAddr::V4(Ipv4Addr::new(198, 51, 100, 8)) {
             drop(data.await);
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -143,7 +158,9 @@ impl SocketModule {
         let (far, data) = tokio::join!(dial(to), data);
         let (far, data) = (far?, data?);
         let local = far.local_addr().ok();
-        tokio::spawn(pump(Arc::clone(&self.0), data, far));
+        let standing = Standing::new(&far, &options);
+        self.0.standing.lock().unwrap().insert(token.raw(), Arc::clone(&standing));
+        tokio::spawn(pump(Arc::clone(&self.0), standing, data, far));
         Ok(ConnectReply { local }.encode())
     }
 }
@@ -166,16 +183,19 @@ impl HostModule for SocketModule {
         arguments: Vec<u8>,
     ) -> Result<Vec<u8>, CallError> {
         match function {
-            socket::CONNECT => {
-                let (request, asserted) = if version >= socket::V2 {
-                    ConnectRequest::decode_v2(&arguments)?
+            socket::CONNECT | options::CONNECT_WITH => {
+                let (request, asserted, options) = if function == options::CONNECT_WITH {
+                    options::decode_connect(&arguments)?
+                } else if version >= socket::V2 {
+                    let (request, asserted) = ConnectRequest::decode_v2(&arguments)?;
+                    (request, asserted, Vec::new())
                 } else {
-                    (ConnectRequest::decode(&arguments)?, Asserted::default())
+                    (ConnectRequest::decode(&arguments)?, Asserted::default(), Vec::new())
                 };
                 self.0.asserted.lock().unwrap().push(asserted);
                 let token = request.token.raw();
                 let module = Self(Arc::clone(&self.0));
-                let task = tokio::spawn(async move { module.connect(request).await });
+                let task = tokio::spawn(async move { module.connect(request, options).await });
                 self.0.dials.lock().unwrap().insert(token, task.abort_handle());
                 let result = task.await;
                 self.0.dials.lock().unwrap().remove(&token);
@@ -193,6 +213,16 @@ impl HostModule for SocketModule {
             socket::HELLO => {
                 let guest = caller.guest.to_string();
                 Ok(Hello { guest, gateway_version: "stand-in".to_owned() }.encode())
+            }
+            options::SET_OPTIONS => {
+                let set = SetOptions::decode(&arguments)?;
+                let standing = self.standing(set.token).map_err(CallError::Errno)?;
+                standing.set(&set.options).map_err(CallError::Errno)?;
+                Ok(Vec::new())
+            }
+            options::INSPECT => {
+                let standing = self.standing(Token::decode(&arguments)?);
+                Ok(standing.map_err(CallError::Errno)?.inspect().encode())
             }
             _ => inbound::call(&self.0, function, &arguments).await,
         }
@@ -277,6 +307,12 @@ impl Gateway {
     /// Who asked, connect by connect.
     pub(crate) fn asserted(&self) -> Vec<Asserted> {
         self.state.asserted.lock().unwrap().clone()
+    }
+
+    /// All socket options that were told of any connection, in order within each.
+    pub(crate) fn options(&self) -> Vec<SocketOption> {
+        let standing = self.state.standing.lock().unwrap();
+        standing.values().flat_map(|standing| standing.told()).collect()
     }
 
     /// The option that makes the agent use this stand-in.
