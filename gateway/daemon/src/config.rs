@@ -12,6 +12,7 @@ mod routes;
 #[cfg(test)]
 mod tests;
 mod text;
+mod tls;
 mod ways;
 
 use std::io::Read;
@@ -27,8 +28,10 @@ pub(crate) use error::ConfigError;
 use error::Place;
 pub(crate) use guests::{Guest, GuestLimits, Resolve};
 pub(crate) use publish::Publish;
+pub(crate) use raw::OwnTls;
 pub(crate) use routes::RouteDetail;
 pub(crate) use text::{HostPort, Target};
+pub(crate) use tls::{Encrypt, TlsConfig};
 pub(crate) use ways::{GroupConfig, TransportConfig, TransportKind};
 
 use crate::limits;

@@ -8,6 +8,7 @@
 //! [`limits::RESETS_REMEMBERED_MAX`].
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -17,6 +18,7 @@ use outsock_vmrpc::socket::{Asserted, Token};
 
 use crate::limits;
 use crate::names::Held;
+use crate::own_tls::Own;
 
 /// Who began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +41,7 @@ pub(crate) struct Connection {
     pub(crate) destination: String,
     pub(crate) rule: String,
     pub(crate) transport: String,
+    pub(crate) encryption: Encrypted,
     /// What was dialled, or who has.
     pub(crate) peer: String,
     pub(crate) begun: Instant,
@@ -49,6 +52,28 @@ pub(crate) struct Connection {
     pub(crate) socket: Option<HostSocket>,
     /// The synthetic address that it goes to stays its name's.
     pub(crate) _held: Option<Held>,
+}
+
+/// Who encrypts what leaves the gateway, if anybody does.
+#[derive(Clone, Debug)]
+pub(crate) enum Encrypted {
+    /// Nobody here: the program itself may.
+    No,
+    /// The transport.
+    Transport,
+    /// TLS, because a rule says so, unless the program was found to bring its own.
+    Tls(Own),
+}
+
+impl std::fmt::Display for Encrypted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::No => "no",
+            Self::Transport => "transport",
+            Self::Tls(own) if own.load(Ordering::Relaxed) => "own tls",
+            Self::Tls(_) => "tls",
+        })
+    }
 }
 
 /// The connections of one guest.

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::choose::Chosen;
 use crate::config::Target;
+use crate::encrypt::{Again, Encryption, Outlet};
 use crate::limits;
 use crate::registry::{NamedTransport, Way};
 
@@ -25,6 +26,10 @@ pub(crate) struct Reached {
     pub(crate) dialed: Dialed,
     pub(crate) transport: Arc<str>,
     pub(crate) peer: Destination,
+    /// The transport itself encrypts.
+    pub(crate) encrypts: bool,
+    /// Set where the program may turn out to bring TLS of its own.
+    pub(crate) again: Option<Again>,
 }
 
 /// Who dials, and how long it may take.
@@ -34,6 +39,7 @@ pub(crate) struct Terms<'a> {
     pub(crate) source: Option<SocketAddr>,
     pub(crate) timeout: Duration,
     pub(crate) options: &'a [SocketOption],
+    pub(crate) encryption: Option<&'a Arc<Encryption>>,
 }
 
 /// Dials.
@@ -83,16 +89,15 @@ async fn one_member(
         let options = Arc::clone(&options);
         DialRequest { source, timeout, options, ..DialRequest::to(destination) }
     };
+    let outlet = Outlet::new(&named.transport, chosen, terms.encryption);
     let from = async |destinations: Vec<Destination>, source| match <[Destination; 1]>::try_from(
         destinations,
     ) {
         Ok([only]) => {
-            let dialed = named.transport.dial(request(only.clone(), source)).await?;
+            let dialed = outlet.dial(request(only.clone(), source)).await?;
             Ok((dialed, only))
         }
-        Err(several) => {
-            race(&named.transport, several, |destination| request(destination, source)).await
-        }
+        Err(several) => race(&outlet, several, |destination| request(destination, source)).await,
     };
     let all = async {
         match from(destinations.clone(), terms.source).await {
@@ -106,7 +111,9 @@ async fn one_member(
     // A transport that forgets its timeout must not hold a group up.
     let outcome = tokio::time::timeout_at(deadline, all).await;
     let (dialed, peer) = outcome.unwrap_or(Err(DialError::TimedOut))?;
-    Ok(Reached { dialed, transport: Arc::clone(&named.name), peer })
+    let again = outlet.again(|| request(peer.clone(), None));
+    let encrypts = named.transport.capabilities().encrypted;
+    Ok(Reached { dialed, transport: Arc::clone(&named.name), peer, encrypts, again })
 }
 
 /// What a transport is asked to dial: an address that was decided about before any name.
@@ -134,7 +141,7 @@ fn destinations(transport: &dyn Transport, chosen: &Chosen) -> Result<Vec<Destin
 
 /// Several addresses of one name.
 async fn race(
-    transport: &Arc<dyn Transport>,
+    outlet: &Outlet,
     several: Vec<Destination>,
     request: impl Fn(Destination) -> DialRequest,
 ) -> Result<(Dialed, Destination), DialError> {
@@ -143,9 +150,9 @@ async fn race(
     let mut first_error = None;
     let mut start = |running: &mut JoinSet<_>| {
         let Some(destination) = waiting.next() else { return false };
-        let (transport, request) = (Arc::clone(transport), request(destination.clone()));
+        let (outlet, request) = (outlet.clone(), request(destination.clone()));
         running.spawn(async move {
-            let dialed = transport.dial(request).await?;
+            let dialed = outlet.dial(request).await?;
             Ok::<_, DialError>((dialed, destination))
         });
         true

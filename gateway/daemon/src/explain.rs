@@ -47,6 +47,8 @@ pub(crate) struct Explanation {
     pub(crate) rule: String,
     /// `via NAME` or `refuse ERRNO`.
     pub(crate) action: String,
+    /// `tls` where the rule encrypts.
+    pub(crate) encryption: Option<String>,
     /// What is dialled, where that is not the destination.
     pub(crate) target: Option<String>,
     /// What else there is to know.
@@ -216,6 +218,7 @@ fn lay_out(
         left_out,
         rule: policy.config.rule_name(decision.rule).to_owned(),
         action,
+        encryption: detail.and_then(|detail| detail.tls.as_ref()).map(|_| "tls".to_owned()),
         target,
         notes,
     })

@@ -97,10 +97,10 @@ impl Gateway {
         let config = load.await.map_err(|_| ReloadError::Ending)??;
         let before = self.sockets.policy();
         stays_fixed(&before.config, &config)?;
-        let (added, removed) = self.compare(&config)?;
+        let policy = Policy::build(config, Some(&before))?;
+        let (added, removed) = self.compare(&policy.config)?;
         let started = self.start_all(added.into_iter())?;
         // From here on nothing can fail.
-        let policy = Policy::build(config, Some(&before));
         self.sockets.set_policy(Arc::clone(&policy));
         let mut changes = Reloaded {
             routes: policy.config.route_details.len(),

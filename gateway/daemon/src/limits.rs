@@ -37,6 +37,10 @@ pub(crate) const RPC_STREAM_WAIT_MS: u64 = 1_000;
 /// Bytes that the pump between a bridge and an async stream holds per direction.
 pub(crate) const PUMP_BYTES: usize = 64 * 1024;
 
+/// How long the first bytes of a program may stay too few to say whether it speaks TLS by itself,
+/// milliseconds. A ClientHello leaves a program in one piece; what does not is something else.
+pub(crate) const OWN_TLS_MS: u64 = 300;
+
 /// Bytes of one request on the admin socket.
 pub(crate) const ADMIN_REQUEST_BYTES_MAX: u64 = 64 * 1024;
 

@@ -11,6 +11,7 @@
 //! | `socket_module` | the `socket` host module: limits, dials, tokens |
 //! | `resolver_module` | the `resolver` host module: DNS for guests |
 //! | `choose`, `dial` | from a wish to a way, from a way to a connection |
+//! | `encrypt`, `own_tls` | TLS by rule; programs that bring their own |
 //! | `registry`, `group` | transport kinds, groups of transports and their health |
 //! | `names`, `seen`, `upstream` | synthetic addresses, names just resolved, the host's resolvers |
 //! | `own` | whether an address is this host's |
@@ -28,6 +29,7 @@ mod clock;
 mod config;
 mod connections;
 mod dial;
+mod encrypt;
 mod explain;
 mod gateway;
 mod group;
@@ -36,6 +38,7 @@ mod limits;
 mod logs;
 mod names;
 mod own;
+mod own_tls;
 mod policy;
 mod pump;
 mod registry;
@@ -72,9 +75,7 @@ fn main() -> ExitCode {
     };
     let result = match cli.command {
         cli::Command::Run(run) => run_gateway(&run),
-        cli::Command::Check(check) => config::Config::load(&check.config)
-            .map(|config| println!("{}", show::summary(&config)))
-            .map_err(Into::into),
+        cli::Command::Check(check) => check_config(&check),
         cli::Command::Status(status) => show_status(&status),
         cli::Command::Reload(reload) => ask_reload(&reload),
         cli::Command::Explain(question) => show_explanation(&question),
@@ -102,6 +103,15 @@ fn run_gateway(run: &cli::Run) -> anyhow::Result<()> {
         log.init();
     }
     runtime()?.block_on(run::run(&run.config, config))
+}
+
+fn check_config(check: &cli::Check) -> anyhow::Result<()> {
+    let config = config::Config::load(&check.config)?;
+    let summary = show::summary(&config);
+    // Also what the file names must be there. Nothing is dialled and nothing started.
+    let _entered = runtime()?.block_on(async { policy::Policy::build(config, None) })?;
+    println!("{summary}");
+    Ok(())
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
@@ -143,8 +153,8 @@ fn show_explanation(explain: &cli::Explain) -> anyhow::Result<()> {
             let config = config::Config::load(path)?;
             let own = own::OwnAddresses::new()?;
             runtime()?.block_on(async {
-                let policy = policy::Policy::build(config, None);
-                explain::explain(&policy, &own, None, &question).await
+                let policy = policy::Policy::build(config, None)?;
+                anyhow::Ok(explain::explain(&policy, &own, None, &question).await?)
             })?
         }
     };

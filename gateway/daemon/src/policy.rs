@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use outsock_core::route::WayId;
 
-use crate::config::{Config, Guest};
+use crate::config::{Config, ConfigError, Guest};
+use crate::encrypt::Encryption;
 use crate::group::LiveGroup;
 use crate::registry::{NamedTransport, Transports, Way};
 use crate::upstream::Upstream;
@@ -22,12 +23,18 @@ pub(crate) struct Policy {
     pub(crate) upstream: Arc<Upstream>,
     transports: Transports,
     groups: Vec<Arc<LiveGroup>>,
+    /// By rule.
+    encryptions: Vec<Option<Arc<Encryption>>>,
     guests: HashMap<String, usize>,
 }
 
 impl Policy {
-    /// Builds a policy; `before` is the one that it will replace.
-    pub(crate) fn build(config: Config, before: Option<&Self>) -> Arc<Self> {
+    /// Builds a policy; `before` is the one that it will replace. The files that the configuration names
+    /// are read here.
+    pub(crate) fn build(config: Config, before: Option<&Self>) -> Result<Arc<Self>, ConfigError> {
+        let tls = config.route_details.iter().map(|detail| detail.tls.as_ref());
+        let encryptions =
+            tls.map(|tls| tls.map(Encryption::new).transpose()).collect::<Result<_, _>>()?;
         let transports = Transports::build(&config.transports, before.map(|b| &b.transports));
         let upstream = before
             .filter(|before| before.config.names.nameservers == config.names.nameservers)
@@ -45,7 +52,7 @@ impl Policy {
             .collect();
         let names = config.guests.iter().map(|guest| guest.name.clone());
         let guests = names.zip(0..).collect();
-        Arc::new(Self { config, upstream, transports, groups, guests })
+        Ok(Arc::new(Self { config, upstream, transports, groups, encryptions, guests }))
     }
 
     /// A guest's settings.
@@ -65,6 +72,11 @@ impl Policy {
     /// A transport by its place in the configuration.
     pub(crate) fn transport(&self, at: usize) -> Option<NamedTransport> {
         self.transports.at(at)
+    }
+
+    /// How a rule encrypts.
+    pub(crate) fn encryption(&self, rule: usize) -> Option<&Arc<Encryption>> {
+        self.encryptions.get(rule)?.as_ref()
     }
 
     /// The groups.

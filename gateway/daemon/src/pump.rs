@@ -26,12 +26,29 @@ pub(crate) async fn pump(
     far: Pin<Box<dyn AsyncStream>>,
     throttle: Option<Arc<Throttle>>,
 ) {
+    pump_on(guest, far, throttle, Begun::default()).await;
+}
+
+/// What was read before, and still has to reach the other side.
+#[derive(Debug, Default)]
+pub(crate) struct Begun {
+    pub(crate) from_guest: Vec<u8>,
+    pub(crate) from_far: Vec<u8>,
+}
+
+/// The same, where somebody has looked at the first bytes.
+pub(crate) async fn pump_on(
+    guest: BridgeStream,
+    far: Pin<Box<dyn AsyncStream>>,
+    throttle: Option<Arc<Throttle>>,
+    begun: Begun,
+) {
     let throttle = throttle.as_deref();
     let (mut guest_read, mut guest_write) = tokio::io::split(guest);
     let (mut far_read, mut far_write) = tokio::io::split(far);
     let result = tokio::try_join!(
-        half(&mut guest_read, &mut far_write, Broke::Guest, Broke::Far, throttle),
-        half(&mut far_read, &mut guest_write, Broke::Far, Broke::Guest, throttle),
+        half(&mut guest_read, &mut far_write, Broke::Guest, Broke::Far, throttle, begun.from_guest),
+        half(&mut far_read, &mut guest_write, Broke::Far, Broke::Guest, throttle, begun.from_far),
     );
     let guest = guest_read.unsplit(guest_write);
     let far = far_read.unsplit(far_write);
@@ -51,7 +68,15 @@ async fn half(
     from_broke: fn(Errno) -> Broke,
     to_broke: fn(Errno) -> Broke,
     throttle: Option<&Throttle>,
+    first: Vec<u8>,
 ) -> Result<(), Broke> {
+    if !first.is_empty() {
+        let written = async {
+            to.write_all(&first).await?;
+            to.flush().await
+        };
+        written.await.map_err(|error| to_broke(Errno::of(&error)))?;
+    }
     let mut buffer = vec![0; limits::PUMP_BYTES];
     loop {
         let n = from.read(&mut buffer).await.map_err(|error| from_broke(Errno::of(&error)))?;

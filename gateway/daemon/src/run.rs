@@ -28,7 +28,7 @@ pub(crate) async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
         .with_context(|| format!("cannot make the admin socket {}", admin_socket.display()))?;
     let own = OwnAddresses::new().context("cannot ask the kernel for the host's own addresses")?;
     let names = Names::open(&config.names)?;
-    let sockets = Sockets::new(Policy::build(config, None), names, own);
+    let sockets = Sockets::new(Policy::build(config, None)?, names, own);
     let registry = Registry::new();
     registry.register_hm(SocketModule(Arc::clone(&sockets)))?;
     registry.register_hm(ResolverModule(Arc::clone(&sockets)))?;

@@ -28,6 +28,10 @@ pub(crate) fn summary(config: &Config) -> String {
         let noun = if config.publishes.len() == 1 { "publish" } else { "publishes" };
         parts.push(format!("{} {noun}", config.publishes.len()));
     }
+    let encrypted = config.route_details.iter().filter(|detail| detail.tls.is_some()).count();
+    if encrypted > 0 {
+        parts.push(format!("{encrypted} of them encrypted by tls"));
+    }
     format!("ok: {}", parts.join(", "))
 }
 
@@ -60,7 +64,9 @@ pub(crate) fn explanation(answer: &Explanation) -> String {
         let _ = writeln!(out, "  {:>5}  {}: {}", tried.number, tried.name, tried.verdict);
     }
     let target = answer.target.as_ref().map(|target| format!(", to {target}")).unwrap_or_default();
-    let _ = writeln!(out, "decided by {}: {}{target}", answer.rule, answer.action);
+    let how = answer.encryption.as_ref().map(|how| format!(", encrypted by {how}"));
+    let how = how.unwrap_or_default();
+    let _ = writeln!(out, "decided by {}: {}{target}{how}", answer.rule, answer.action);
     for note in &answer.notes {
         let _ = writeln!(out, "note: {note}");
     }
@@ -155,13 +161,17 @@ fn connections(out: &mut String, status: &Status) {
         let [guest, program, direction, to, rule, transport, peer, age, from, bytes_to] = cells;
         let _ = writeln!(
             out,
-            "{guest:<12} {program:<16} {direction:<3} {to:<28} {rule:<16} {transport:<10} \
+            "{guest:<12} {program:<16} {direction:<3} {to:<28} {rule:<16} {transport:<16} \
              {peer:<24} {age:>8} {from:>10} {bytes_to:>10}"
         );
     };
     row(out, ["GUEST", "PROGRAM", "DIR", "TO", "RULE", "VIA", "PEER", "AGE", "FROM", "TO"]);
     for connection in &status.connections {
-        let ConnectionStatus { guest, rule, transport, destination, peer, .. } = connection;
+        let ConnectionStatus { guest, rule, destination, peer, .. } = connection;
+        let transport = match connection.encryption.as_str() {
+            "no" => connection.transport.clone(),
+            how => format!("{} ({how})", connection.transport),
+        };
         let program = connection.program.as_deref().unwrap_or("-").escape_debug().to_string();
         row(
             out,
@@ -171,7 +181,7 @@ fn connections(out: &mut String, status: &Status) {
                 &connection.direction,
                 destination,
                 rule,
-                transport,
+                &transport,
                 peer,
                 &age(connection.age_ms),
                 &bytes(connection.bytes_from_guest),

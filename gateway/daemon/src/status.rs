@@ -123,6 +123,8 @@ pub(crate) struct ConnectionStatus {
     pub(crate) destination: String,
     pub(crate) rule: String,
     pub(crate) transport: String,
+    /// Who encrypts: `no`, `transport`, `tls` or `own tls` (the program's).
+    pub(crate) encryption: String,
     /// What was dialled, or who has.
     pub(crate) peer: String,
     pub(crate) age_ms: u64,
@@ -259,6 +261,7 @@ fn one(guest: &str, connection: &Connection) -> ConnectionStatus {
         destination: connection.destination.clone(),
         rule: connection.rule.clone(),
         transport: connection.transport.clone(),
+        encryption: connection.encryption.to_string(),
         peer: connection.peer.clone(),
         age_ms: u64::try_from(age).unwrap_or(u64::MAX),
         dial_us: connection.dial_us,

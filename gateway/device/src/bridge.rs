@@ -155,6 +155,12 @@ impl BridgeEnd {
         Ok(copied)
     }
 
+    /// Whether a read would give something.
+    pub(crate) fn has_news(&self) -> bool {
+        let pipe = lock(&self.shared.to_worker);
+        !pipe.bytes.is_empty() || pipe.end.is_some()
+    }
+
     /// Gives bytes to the task.
     pub(crate) fn write(&self, pieces: &[iovec]) -> io::Result<usize> {
         let mut pipe = lock(&self.shared.to_task);

@@ -106,6 +106,14 @@ impl HostEnd {
         drop(self);
     }
 
+    /// Whether a bridge has bytes or an end which it has rung for already; a socket's are polled for.
+    pub(crate) fn has_news(&self) -> bool {
+        match self {
+            Self::Socket(_) => false,
+            Self::Bridge(bridge) => bridge.has_news(),
+        }
+    }
+
     /// The descriptor to poll; a bridge has none, it rings.
     pub(crate) fn poll_fd(&self) -> Option<RawFd> {
         match self {

@@ -166,7 +166,7 @@ impl Worker {
             }
             Ok(n) => {
                 end.stats.count_to_guest(n);
-                let hung_up = end.hung_up;
+                let rings_no_more = end.hung_up || end.host.has_news();
                 let used = self.hand_over(ring, id, n);
                 if let Some(end) = self.ends.of(id) {
                     end.read_chains = if used == offered {
@@ -177,7 +177,7 @@ impl Worker {
                 }
                 // A short read has emptied the socket, and the next byte makes a new event; but an
                 // end that was announced before makes none.
-                let more = n == room || hung_up;
+                let more = n == room || rings_no_more;
                 let end = if more { TurnEnd::More } else { TurnEnd::Drained };
                 self.muxer.turn_over(now, id, end);
             }

@@ -38,6 +38,17 @@ impl ConfigError {
     }
 }
 
+/// A place in a configuration, for what is found wrong there later: a file that it names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mark(ConfigError);
+
+impl Mark {
+    /// A mistake at this place.
+    pub(crate) fn error(&self, message: &str) -> ConfigError {
+        ConfigError { message: message.to_owned(), ..self.0.clone() }
+    }
+}
+
 /// The text that is being checked.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place<'a> {
@@ -62,6 +73,11 @@ impl Place<'_> {
             place: Some((number, key.map(str::to_owned))),
             message: message.to_owned(),
         }
+    }
+
+    /// A span of the text, to remember.
+    pub(super) fn mark(self, span: Range<usize>) -> Mark {
+        Mark(self.at(span, ""))
     }
 
     /// A mistake that the TOML reader found.

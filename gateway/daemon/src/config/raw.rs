@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use outsock_core::route::{
     Cidr, DomainPattern, Entry, Glob, GuestPattern, PortRange, Protocol, UserPattern,
 };
+use outsock_transport_tls::Pin;
 use outsock_vmrpc::Errno;
 use serde::Deserialize;
 use toml::Spanned;
@@ -170,6 +171,32 @@ pub(super) struct Route {
     pub(super) via: Option<Spanned<String>>,
     pub(super) refuse: Option<Spanned<Text<Errno>>>,
     pub(super) target: Option<Spanned<Text<Target>>>,
+    pub(super) encrypt: Option<Spanned<Text<super::Encrypt>>>,
+    pub(super) tls: Option<Spanned<Tls>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tls {
+    pub(super) server_name: Option<Spanned<String>>,
+    pub(super) ca: Option<Spanned<Vec<String>>>,
+    #[serde(default)]
+    pub(super) pin: Vec<Text<Pin>>,
+    pub(super) certificate: Option<Spanned<PathBuf>>,
+    pub(super) key: Option<Spanned<PathBuf>>,
+    pub(super) alpn: Option<Spanned<Vec<String>>>,
+    #[serde(default)]
+    pub(super) own_tls: OwnTls,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum OwnTls {
+    /// What speaks TLS by itself passes as it is.
+    #[default]
+    Pass,
+    /// Everything is wrapped.
+    Wrap,
 }
 
 #[derive(Debug, Deserialize)]

@@ -12,6 +12,7 @@ use toml::Spanned;
 use super::error::{ConfigError, Place};
 use super::raw;
 use super::text::{Target, Text};
+use super::tls::{self, TlsConfig};
 use super::ways::list;
 
 /// A rule beside its matching: how to call it, and where its connections really go.
@@ -19,6 +20,7 @@ use super::ways::list;
 pub(crate) struct RouteDetail {
     pub(crate) name: String,
     pub(crate) target: Option<Target>,
+    pub(crate) tls: Option<TlsConfig>,
 }
 
 /// Checks the rules. `own` are the gateway's own socket files, which no rule opens.
@@ -38,7 +40,8 @@ pub(super) fn check(
         rules.push(rule(route, action(spanned, ways, place)?));
         let target = target(route, own, place)?;
         let name = route.name.clone().unwrap_or_else(|| format!("route {}", number + 1));
-        details.push(RouteDetail { name, target });
+        let tls = tls::check(route, place)?;
+        details.push(RouteDetail { name, target, tls });
     }
     Ok((rules, details))
 }

@@ -179,3 +179,40 @@ fn mistakes_in_a_publish_name_their_line() {
         assert!(error.starts_with(expected), "{text}\n  -> {error}");
     }
 }
+
+#[test]
+fn mistakes_about_tls() {
+    for (text, expected) in [
+        (
+            "[[route]]\nvia = \"direct\"\nencrypt = \"ssl\"\n",
+            "gw.toml:3: encrypt: \"ssl\" is no way to encrypt",
+        ),
+        (
+            "[[route]]\nvia = \"direct\"\n[route.tls]\nalpn = [\"h2\"]\n",
+            "gw.toml:3: [route.tls]: settings without encrypt",
+        ),
+        (
+            "[[route]]\nrefuse = \"EACCES\"\nencrypt = \"tls\"\n",
+            "gw.toml:3: encrypt: a route that refuses",
+        ),
+        (
+            "[[route]]\nvia = \"direct\"\ntarget = \"unix:/a\"\nencrypt = \"tls\"\n",
+            "gw.toml:4: encrypt: a Unix socket has no name",
+        ),
+        (
+            "[[route]]\nvia = \"direct\"\nencrypt = \"tls\"\n[route.tls]\npin = [\"x\"]\n",
+            "gw.toml:5: pin: ",
+        ),
+        (
+            "[[route]]\nvia = \"direct\"\nencrypt = \"tls\"\n[route.tls]\nkey = \"/k\"\n",
+            "gw.toml:5: key: a key needs its certificate",
+        ),
+        (
+            "[[route]]\nvia = \"direct\"\nencrypt = \"tls\"\n[route.tls]\nca = []\n",
+            "gw.toml:5: ca: trusts nobody",
+        ),
+    ] {
+        let error = parse(text).unwrap_err();
+        assert!(error.starts_with(expected), "{text}\n  -> {error}");
+    }
+}

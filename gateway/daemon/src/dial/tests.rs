@@ -10,8 +10,13 @@ use crate::config::{GroupConfig, HostPort};
 use crate::group::LiveGroup;
 use crate::upstream::Upstream;
 
-const TERMS: Terms<'_> =
-    Terms { cid: 3, source: None, timeout: Duration::from_secs(60), options: &[] };
+const TERMS: Terms<'_> = Terms {
+    cid: 3,
+    source: None,
+    timeout: Duration::from_secs(60),
+    options: &[],
+    encryption: None,
+};
 
 fn chosen(addresses: &[&str], name: Option<&str>) -> Chosen {
     let addresses: Vec<_> = addresses.iter().map(|ip| ip.parse().unwrap()).collect();

@@ -154,7 +154,7 @@ impl Scene {
         );
         let config = Config::parse(&text, Path::new("test")).unwrap();
         let names = Names::open(&config.names).unwrap();
-        let policy = Policy::build(config, None);
+        let policy = Policy::build(config, None).unwrap();
         Self { server, policy, names, seen: Seen::default(), _folder: folder }
     }
 
@@ -307,7 +307,7 @@ async fn rebinding_between_check_and_connect_is_impossible() {
     // The address that was decided about is the one that will be dialled: nothing asks again.
     assert_eq!(first.unwrap(), ips(&["203.0.113.9"]));
     scene.server.by_udp.store(100, SeqCst);
-    let fresh = Policy::build(config_of(&scene), None);
+    let fresh = Policy::build(config_of(&scene), None).unwrap();
     let later = Scene { policy: fresh, ..scene };
     let second = later.choose(Some("rebind.corp.example"), None).await;
     assert_eq!(second.unwrap_err(), "the default: EACCES");

@@ -22,9 +22,10 @@ use super::guest::LimitReached;
 use super::{GuestSockets, Sockets};
 use crate::choose::{Chosen, Refused, Wanted, choose};
 use crate::clock;
-use crate::connections::{Connection, Direction};
+use crate::connections::{Connection, Direction, Encrypted};
 use crate::dial::{Reached, Terms, dial};
 use crate::names::Found;
+use crate::own_tls::{Own, carry};
 use crate::policy::Policy;
 use crate::pump::pump;
 
@@ -119,6 +120,7 @@ impl Course<'_> {
                 source: request.source,
                 timeout: self.policy.config.dial_timeout,
                 options,
+                encryption: self.policy.encryption(chosen.rule),
             };
             let way = self.policy.way(chosen.way);
             let way = way.ok_or(ConnectError::Dial(DialError::NetworkUnreachable))?;
@@ -173,13 +175,18 @@ impl Course<'_> {
     ) -> Result<ConnectReply, ConnectError> {
         let throttle = self.guest.throttle();
         let local = reached.dialed.local;
+        let (encryption, own) = self.encryption(&reached, made.chosen.rule);
+        let again = reached.again;
         let ends = self.guest.far_end(reached.dialed.stream, throttle.is_some());
         let (end, pumped) = ends.map_err(|error| ConnectError::Dial(DialError::from_io(&error)))?;
         let (stats, socket) = (end.stats(), end.host_socket());
         stats.set_abort_on_close(made.aborts);
         announced.succeed(end).map_err(ConnectError::Unannounced)?;
         if let Some((bridge, far)) = pumped {
-            tokio::spawn(pump(bridge, far, throttle));
+            match again {
+                Some(again) => tokio::spawn(carry(bridge, far, again, own, throttle)),
+                None => tokio::spawn(pump(bridge, far, throttle)),
+            };
         }
         self.guest.counters.dialled.fetch_add(1, Relaxed);
         let rule = self.policy.config.rule_name(Some(made.chosen.rule));
@@ -198,6 +205,7 @@ impl Course<'_> {
             asserted: made.asserted,
             rule: rule.to_owned(),
             transport: transport.to_string(),
+            encryption,
             peer: peer.to_string(),
             begun: Instant::now(),
             dial_us: made.dial_us,
@@ -206,6 +214,17 @@ impl Course<'_> {
             _held: made.held,
         });
         Ok(ConnectReply { local })
+    }
+
+    /// Who encrypts, and the place where it will stand that the program does.
+    fn encryption(&self, reached: &Reached, rule: usize) -> (Encrypted, Own) {
+        let own = Own::default();
+        let encryption = match self.policy.encryption(rule) {
+            Some(_) => Encrypted::Tls(Arc::clone(&own)),
+            None if reached.encrypts => Encrypted::Transport,
+            None => Encrypted::No,
+        };
+        (encryption, own)
     }
 
     /// Counts an error, and logs it while the guest's share of the log lasts.
@@ -235,6 +254,9 @@ impl Course<'_> {
             }
             ConnectError::Limit(limit) => {
                 tracing::warn!(%guest, to, %limit, %errno, left_out, "refused");
+            }
+            ConnectError::Dial(error @ DialError::NotAuthenticated(_)) => {
+                tracing::warn!(%guest, to, %error, %errno, left_out, "dial failed");
             }
             ConnectError::Dial(error) => {
                 tracing::debug!(%guest, to, %error, %errno, left_out, "dial failed");

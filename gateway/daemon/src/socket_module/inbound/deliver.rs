@@ -18,7 +18,7 @@ use outsock_vmrpc::socket::inbound::{ListenRequest, ListenerId, Notice, Session}
 
 use super::endpoint::EndpointId;
 use super::{Inbound, State};
-use crate::connections::{Connection, Direction};
+use crate::connections::{Connection, Direction, Encrypted};
 use crate::limits;
 use crate::pump::pump;
 use crate::socket_module::GuestSockets;
@@ -78,6 +78,7 @@ impl GuestSockets {
             asserted,
             rule: publish,
             transport: transport.to_string(),
+            encryption: Encrypted::No,
             peer: peer.map_or_else(|| "unnamed".to_owned(), |peer| peer.to_string()),
             begun: Instant::now(),
             dial_us: 0,
