@@ -145,7 +145,8 @@ fn errno_of(error: &RpcError) -> Errno {
             | Fault::ResultTooLarge
             | Fault::ModuleUnavailable
             | Fault::NoSuchQueue
-            | Fault::QueueNotShared,
+            | Fault::QueueNotShared
+            | Fault::AlreadyServed,
         )
         | RpcError::Disconnected
         | RpcError::Protocol(_)

@@ -78,7 +78,11 @@ impl Calls {
             | Body::Unbind(_)
             | Body::Call { .. }
             | Body::OpenQueue { .. }
-            | Body::CloseQueue(_) => {}
+            | Body::CloseQueue(_)
+            | Body::Register { .. }
+            | Body::Binding { .. }
+            | Body::Cancel
+            | Body::MakeQueue { .. } => {}
         }
         Ok(())
     }

@@ -79,7 +79,7 @@ impl Client {
             stream,
             write: Mutex::new(()),
             calls: Calls::new(),
-            queues: Table::default(),
+            queues: Table::of_a_stream(),
             pages,
         });
         let for_reader = Arc::downgrade(&shared);
@@ -254,7 +254,7 @@ impl Binding {
             return Err(error);
         }
         let client = self.client.clone();
-        Ok(EventQueue::new(queue, move |queue| client.close(queue)))
+        Ok(EventQueue::new(queue, ticket.queue, move |queue, _| client.close(queue)))
     }
 
     /// Gives the module back. Dropping the binding does the same and ignores the outcome.

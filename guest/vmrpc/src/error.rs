@@ -46,11 +46,14 @@ pub enum Fault {
     /// The queue cannot lie in the pages that the guest named: it has to use the stream.
     #[error("the gateway does not put this event queue into shared memory")]
     QueueNotShared = 13,
+    /// The module has its process.
+    #[error("another process serves that host module")]
+    AlreadyServed = 14,
 }
 
 impl Fault {
     /// Every fault, in wire order.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::UnsupportedProtocol,
         Self::NoSuchModule,
         Self::UnsupportedVersion,
@@ -64,6 +67,7 @@ impl Fault {
         Self::ModuleUnavailable,
         Self::NoSuchQueue,
         Self::QueueNotShared,
+        Self::AlreadyServed,
     ];
 
     /// The number on the wire.

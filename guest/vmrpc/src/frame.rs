@@ -5,6 +5,10 @@
 //!  | len   | kind| 0   | handle | call id | code   | payload (len bytes)
 //! ```
 //!
+//! The same frames travel between a gateway and the process of a host module ([`crate::host`]), where
+//! the process plays the host and the gateway the guest: it passes on who has bound the module, calls
+//! and cancelled calls; and the process makes event queues.
+//!
 //! All integers little-endian. in: bytes as they come off the stream; out: [`Frame`]s. A frame is
 //! refused as soon as its header is bad, so a decoder never holds more than one frame plus what the
 //! caller pushed. Bound: [`limits::PAYLOAD_BYTES_MAX`] per frame.
@@ -96,6 +100,37 @@ pub enum Body {
         /// Why.
         why: QueueError,
     },
+    /// Process to gateway, first on every stream: the module that it serves. Answered by an empty
+    /// `Reply`.
+    Register {
+        /// The module's name.
+        name: String,
+        /// The versions that it serves.
+        versions: VersionRange,
+    },
+    /// Gateway to process: a guest has bound the module; `Unbind` says that it has not any more.
+    Binding {
+        /// Names the binding on this stream.
+        handle: Handle,
+        /// The version that was picked.
+        version: Version,
+        /// What tickets of its event queues start from: the n-th queue (from 0) of a binding is
+        /// `handle << 16 | n` on this stream and `tickets + n` in its ticket.
+        tickets: u32,
+        /// The guest's CID.
+        cid: u64,
+        /// The guest's name.
+        guest: String,
+    },
+    /// Gateway to process: nobody waits for this call any more. The reply, if any, is dropped.
+    Cancel,
+    /// Process to gateway: make an event queue. If it cannot be, `QueueEnded` says so.
+    MakeQueue {
+        /// Its number on this stream.
+        queue: QueueId,
+        /// Bytes of each direction.
+        bytes: u32,
+    },
 }
 
 /// Guest-physical pages that hold an event queue, in order.
@@ -185,6 +220,10 @@ const KIND_EVENT: u8 = 10;
 const KIND_CREDIT: u8 = 11;
 const KIND_WAKE: u8 = 12;
 const KIND_QUEUE_ENDED: u8 = 13;
+const KIND_REGISTER: u8 = 14;
+const KIND_BINDING: u8 = 15;
+const KIND_CANCEL: u8 = 16;
+const KIND_MAKE_QUEUE: u8 = 17;
 
 impl Frame {
     /// Appends the frame to `out`. `Err` when its payload is over the limit: nothing is appended.
@@ -239,6 +278,20 @@ impl Frame {
             Body::QueueEnded { queue, why } => {
                 owned = why.code().to_le_bytes().to_vec();
                 (KIND_QUEUE_ENDED, no_handle, queue.0, &owned)
+            }
+            Body::Register { name, versions } => {
+                owned = encode_versions(Writer::new().text(name), *versions, "");
+                (KIND_REGISTER, no_handle, 0, &owned)
+            }
+            Body::Binding { handle, version, tickets, cid, guest } => {
+                let writer = Writer::new().u32(*tickets).raw(&cid.to_le_bytes());
+                owned = writer.raw(guest.as_bytes()).finish();
+                (KIND_BINDING, *handle, u32::from(version.0), &owned)
+            }
+            Body::Cancel => (KIND_CANCEL, no_handle, 0, &[]),
+            Body::MakeQueue { queue, bytes } => {
+                owned = bytes.to_le_bytes().to_vec();
+                (KIND_MAKE_QUEUE, no_handle, queue.0, &owned)
             }
         };
         if payload.len() > limits::PAYLOAD_BYTES_MAX {
@@ -304,7 +357,7 @@ impl Decoder {
         if length > limits::PAYLOAD_BYTES_MAX {
             return Err(FrameError("length over the limit"));
         }
-        if reserved != 0 || !(KIND_HELLO..=KIND_QUEUE_ENDED).contains(&kind) {
+        if reserved != 0 || !(KIND_HELLO..=KIND_MAKE_QUEUE).contains(&kind) {
             return Err(FrameError("unknown kind"));
         }
         let Some(payload) = rest.get(..length) else {
@@ -333,12 +386,7 @@ fn parse_body(kind: u8, handle: Handle, code: u32, payload: &[u8]) -> Result<Bod
             Ok(Body::Hello { versions, client: String::from_utf8_lossy(client).into_owned() })
         }
         KIND_BIND => {
-            let name = reader
-                .text(limits::MODULE_NAME_BYTES_MAX)
-                .map_err(|_| FrameError("module name"))?
-                .to_owned();
-            let versions = read_versions(&mut reader)?;
-            reader.finish().map_err(|_| FrameError("bind"))?;
+            let (name, versions) = name_and_versions(reader)?;
             Ok(Body::Bind { name, versions })
         }
         KIND_UNBIND => empty(Body::Unbind(handle)),
@@ -360,12 +408,40 @@ fn parse_body(kind: u8, handle: Handle, code: u32, payload: &[u8]) -> Result<Bod
         KIND_EVENT => Ok(Body::Event { queue: QueueId(code), event: payload.to_vec() }),
         KIND_CREDIT => Ok(Body::Credit { queue: QueueId(code), bytes: word(payload)? }),
         KIND_WAKE => empty(Body::Wake(QueueId(code))),
+        KIND_REGISTER => {
+            let (name, versions) = name_and_versions(reader)?;
+            Ok(Body::Register { name, versions })
+        }
+        KIND_BINDING => parse_binding(handle, code, payload),
+        KIND_CANCEL => empty(Body::Cancel),
+        KIND_MAKE_QUEUE => Ok(Body::MakeQueue { queue: QueueId(code), bytes: word(payload)? }),
         KIND_QUEUE_ENDED => {
             let why = QueueError::from_code(word(payload)?);
             Ok(Body::QueueEnded { queue: QueueId(code), why })
         }
         _ => Err(FrameError("unknown kind")),
     }
+}
+
+fn name_and_versions(mut reader: Reader<'_>) -> Result<(String, VersionRange), FrameError> {
+    let name = reader.text(limits::MODULE_NAME_BYTES_MAX).map_err(|_| FrameError("module name"))?;
+    let name = name.to_owned();
+    let versions = read_versions(&mut reader)?;
+    reader.finish().map_err(|_| FrameError("name and versions"))?;
+    Ok((name, versions))
+}
+
+fn parse_binding(handle: Handle, code: u32, payload: &[u8]) -> Result<Body, FrameError> {
+    let bad = FrameError("binding");
+    let (tickets, rest) = payload.split_first_chunk().ok_or(bad)?;
+    let (cid, guest) = rest.split_first_chunk().ok_or(bad)?;
+    Ok(Body::Binding {
+        handle,
+        version: Version(u16::try_from(code).map_err(|_| bad)?),
+        tickets: u32::from_le_bytes(*tickets),
+        cid: u64::from_le_bytes(*cid),
+        guest: std::str::from_utf8(guest).map_err(|_| bad)?.to_owned(),
+    })
 }
 
 fn word(payload: &[u8]) -> Result<u32, FrameError> {
@@ -413,6 +489,17 @@ mod tests {
             (queue(), any::<u32>()).prop_map(|(queue, bytes)| Body::Credit { queue, bytes }),
             queue().prop_map(Body::Wake),
             (queue(), end).prop_map(|(queue, why)| Body::QueueEnded { queue, why }),
+            "[a-z]{1,20}".prop_map(|name| {
+                Body::Register { name, versions: VersionRange::only(Version(3)) }
+            }),
+            (any::<u16>(), any::<u32>(), any::<u64>(), "[a-z]{1,20}").prop_map(
+                |(n, tickets, cid, guest)| {
+                    let (handle, version) = (Handle(n), Version(n));
+                    Body::Binding { handle, version, tickets, cid, guest }
+                }
+            ),
+            Just(Body::Cancel),
+            (queue(), any::<u32>()).prop_map(|(queue, bytes)| Body::MakeQueue { queue, bytes }),
         ]
     }
 

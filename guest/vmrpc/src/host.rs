@@ -11,7 +11,11 @@
 //! |---|---|
 //! | `registry` | [`Registry`]: register_hm, unregister_hm, who has bound what |
 //! | `session` | [`serve`]: one stream |
+//! | `link` | [`ProcessModule`]: a module whose functions run in another process |
+//! | `process` | [`run_module`]: that process's side |
 
+mod link;
+mod process;
 mod registry;
 mod session;
 
@@ -23,9 +27,10 @@ use crate::frame::Handle;
 use crate::limits;
 use crate::name::{ModuleName, Version, VersionRange};
 pub use crate::pages::{GuestMemory, Pages, SharedMemory};
-use crate::queue::{EventQueue, QueueError};
+use crate::queue::{EventQueue, QueueError, QueueId};
+pub use link::{LinkError, ProcessModule, ProcessSlot};
+pub use process::{ModuleError, run_module};
 pub use registry::{BindingStatus, ModuleStatus, RegisterError, Registry};
-use session::Queues;
 pub use session::{ServeError, serve, serve_with};
 
 /// Who calls: one guest of this gateway, known from the vhost-user socket and never from the guest;
@@ -38,7 +43,12 @@ pub struct Caller {
     pub cid: u64,
     binding: u64,
     handle: Handle,
-    queues: Option<Arc<Queues>>,
+    queues: Option<Arc<dyn QueueMaker>>,
+}
+
+/// Makes event queues for a binding.
+trait QueueMaker: std::fmt::Debug + Send + Sync {
+    fn make(&self, id: Option<QueueId>, bytes: u32) -> Result<EventQueue, QueueError>;
 }
 
 impl Caller {
@@ -57,7 +67,7 @@ impl Caller {
     /// call's result. What is put in before the guest opens it waits. It ends with the binding.
     pub fn make_ev_queue(&self, bytes: u32) -> Result<EventQueue, QueueError> {
         let queues = self.queues.as_ref().ok_or(QueueError::Disconnected)?;
-        queues.make(self.handle, bytes)
+        queues.make(None, bytes)
     }
 }
 

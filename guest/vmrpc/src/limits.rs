@@ -53,6 +53,23 @@ pub const QUEUES_PER_STREAM_MAX: usize = 64;
 /// use the stream.
 pub const QUEUE_BYTES_PER_STREAM_MAX: u32 = 4 * 1024 * 1024;
 
+/// Numbers of event queues from here on are not given out one after the other but agreed on between a
+/// gateway and the process of a module.
+pub const QUEUE_ID_AGREED: u32 = 0x8000_0000;
+
+/// Event queues between a gateway and one module's process, all guests together.
+pub const QUEUES_PER_PROCESS_MAX: usize = 4096;
+
+/// Bytes of those, one direction.
+pub const QUEUE_BYTES_PER_PROCESS_MAX: u32 = 256 * 1024 * 1024;
+
+/// Bytes of calls that a module's process has been given and not answered, with
+/// [`CALL_BYTES_OVERHEAD`] for each. Further calls wait.
+pub const PROCESS_CALL_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// What a call costs besides its arguments, bytes.
+pub const CALL_BYTES_OVERHEAD: usize = 1024;
+
 /// Pages in one list: the largest queue in pages of 4 KiB.
 pub const QUEUE_PAGES_MAX: usize = 1 + 2 * (QUEUE_BYTES_MAX as usize / 4096);
 

@@ -181,9 +181,13 @@ pub struct EventQueue {
 
 struct Owner {
     queue: Arc<Queue>,
-    /// Takes the queue off its stream.
-    close: Box<dyn Fn(&Queue) + Send + Sync>,
+    /// The guest's number for it.
+    ticket: QueueId,
+    close: Close,
 }
+
+/// Takes a queue off its stream.
+type Close = Box<dyn Fn(&Queue, QueueError) + Send + Sync>;
 
 impl std::fmt::Debug for Owner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -193,13 +197,23 @@ impl std::fmt::Debug for Owner {
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        (self.close)(&self.queue);
+        (self.close)(&self.queue, QueueError::Deleted);
     }
 }
 
 impl EventQueue {
-    pub(crate) fn new(queue: Arc<Queue>, close: impl Fn(&Queue) + Send + Sync + 'static) -> Self {
-        Self { owner: Arc::new(Owner { queue, close: Box::new(close) }) }
+    pub(crate) fn new(
+        queue: Arc<Queue>,
+        ticket: QueueId,
+        close: impl Fn(&Queue, QueueError) + Send + Sync + 'static,
+    ) -> Self {
+        Self { owner: Arc::new(Owner { queue, ticket, close: Box::new(close) }) }
+    }
+
+    /// Deletes the queue and says why.
+    #[cfg(feature = "host")]
+    pub(crate) fn end(&self, why: QueueError) {
+        (self.owner.close)(self.queue(), why);
     }
 
     fn queue(&self) -> &Queue {
@@ -208,7 +222,7 @@ impl EventQueue {
 
     /// What the guest needs to open this queue.
     pub fn ticket(&self) -> Ticket {
-        Ticket { queue: self.queue().id, bytes: self.queue().bytes() }
+        Ticket { queue: self.owner.ticket, bytes: self.queue().bytes() }
     }
 
     /// How events travel. On the host `Stream` until the guest has opened the queue.
@@ -287,6 +301,6 @@ impl EventQueue {
     /// Deletes the queue (on the host) or closes it (in the guest). The other side can still take
     /// out what arrived, then learns of it. Other clones of this side get [`QueueError::Deleted`].
     pub fn del_ev_queue(self) {
-        (self.owner.close)(self.queue());
+        (self.owner.close)(self.queue(), QueueError::Deleted);
     }
 }

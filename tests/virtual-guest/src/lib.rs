@@ -43,6 +43,7 @@ pub mod machine;
 pub mod memory;
 pub mod operation;
 pub mod options;
+mod pages;
 pub mod pattern;
 pub mod raw;
 mod receive;

@@ -87,3 +87,6 @@ pub const PUMP_BYTES: usize = 64 * 1024;
 
 const _: () = assert!(RING_SIZE_MAX.is_power_of_two() && RING_SIZE_MIN.is_power_of_two());
 const _: () = assert!(EVENT_BUFFERS <= RING_SIZE_MIN);
+
+/// Bytes of the memory that event queues lie in: a few of the largest.
+pub const QUEUE_POOL_BYTES: usize = 16 * 1024 * 1024;

@@ -8,12 +8,14 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 use vhost::VhostUserMemoryRegionInfo;
 
 use crate::guest::{GuestError, VirtualGuest, boot};
 use crate::limits;
-use crate::memory::{memory_file, userspace_address};
+use crate::memory::{GuestMemory, memory_file, userspace_address};
+use crate::pages::Pool;
 use crate::socket::Failure;
 use crate::tombstone::Tombstones;
 use crate::violation::ViolationKind;
@@ -23,6 +25,8 @@ use crate::worker::lock;
 #[derive(Debug, Default)]
 pub(crate) struct Plugged {
     regions: Vec<(File, u64, usize)>,
+    /// Where event queues lie.
+    pub(crate) queue_pages: Option<Arc<Pool>>,
 }
 
 /// Avail indices at which the rings were stopped.
@@ -88,7 +92,7 @@ impl VirtualGuest {
         }
         frontend.reset_device()?;
         frontend.set_features_again()?;
-        lock(&self.owner.plugged).regions.clear();
+        *lock(&self.owner.plugged) = Plugged::default();
         let mut driver = boot(&mut frontend, &options, &shared.kicks, &shared.calls)?;
         let mut stack = shared.lock();
         driver.violations = stack.driver.violations.clone();
@@ -107,10 +111,30 @@ impl VirtualGuest {
     pub fn plug_memory(&self, bytes: usize) -> Result<(), GuestError> {
         let file = memory_file(bytes)?;
         let mut plugged = lock(&self.owner.plugged);
+        let address = self.next_address(&plugged);
+        plugged.regions.push((file, address, bytes));
+        self.send_memory(&plugged)
+    }
+
+    /// The memory that event queues lie in, plugged in when it is first asked for.
+    pub(crate) fn queue_pages(&self) -> Result<Arc<Pool>, GuestError> {
+        let mut plugged = lock(&self.owner.plugged);
+        if let Some(pool) = &plugged.queue_pages {
+            return Ok(Arc::clone(pool));
+        }
+        let address = self.next_address(&plugged);
+        let memory = GuestMemory::at_address(limits::QUEUE_POOL_BYTES, address)?;
+        plugged.regions.push((memory.file().try_clone()?, address, limits::QUEUE_POOL_BYTES));
+        self.send_memory(&plugged)?;
+        let pool = Arc::new(Pool::new(memory, address));
+        plugged.queue_pages = Some(Arc::clone(&pool));
+        Ok(pool)
+    }
+
+    fn next_address(&self, plugged: &Plugged) -> u64 {
         let boot_end = self.shared().lock().driver.memory.end();
         let end = plugged.regions.last().map_or(boot_end, |(_, at, bytes)| at + *bytes as u64);
-        plugged.regions.push((file, end + limits::REGION_GAP_BYTES, bytes));
-        self.send_memory(&plugged)
+        end + limits::REGION_GAP_BYTES
     }
 
     /// Unplugs the region that was plugged in last. Nothing happens when there is none.

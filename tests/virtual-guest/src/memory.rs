@@ -9,7 +9,7 @@
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::ptr;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use vhost::VhostUserMemoryRegionInfo;
@@ -97,6 +97,18 @@ impl GuestMemory {
         Ok(Self { file, mapping, regions, next_region: 0 })
     }
 
+    /// Makes a memory of one region at a guest physical address, to be plugged in later.
+    pub fn at_address(bytes: usize, address: u64) -> Result<Self, MemoryError> {
+        let mut memory = Self::new(bytes, 1)?;
+        memory.regions.iter_mut().for_each(|region| region.address = address);
+        Ok(memory)
+    }
+
+    /// The memfd.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Takes `bytes`, page-aligned, from one region; regions take turns.
     pub fn allocate(&mut self, bytes: usize) -> Result<Place, MemoryError> {
         let bytes = bytes.next_multiple_of(PAGE_BYTES);
@@ -170,6 +182,15 @@ impl GuestMemory {
     #[inline]
     pub fn store_u16(&self, offset: usize, value: u16) {
         self.atomic(offset).store(value.to_le(), Ordering::Release);
+    }
+
+    /// The word at an offset, which the backend accesses at the same time.
+    #[inline]
+    pub fn word(&self, offset: usize) -> &AtomicU32 {
+        assert!(offset.is_multiple_of(4), "a word is aligned");
+        let at = self.at(offset, 4).cast::<u32>();
+        // SAFETY: as in `atomic`, for four bytes.
+        unsafe { AtomicU32::from_ptr(at) }
     }
 
     #[inline]

@@ -10,14 +10,17 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::sync_channel;
 
+use outsock_vmrpc::limits::PRIVILEGED_PORT_MAX;
 use outsock_vmrpc::socket::{self, ConnectReply, ConnectRequest, Destination, Token};
 use outsock_vmrpc::{Binding, Client, Errno, RpcError};
 
 use crate::connection::{ConnectError, Connection};
 use crate::guest::{OpenOptions, VirtualGuest};
 use crate::limits;
+use crate::pages::QueuePages;
 
 impl Connection {
     /// Turns the connection into a descriptor: one end of a Unix socket pair, pumped both ways.
@@ -84,6 +87,19 @@ impl VirtualGuest {
         let connection = self.open(outsock_vmrpc::limits::VMRPC_PORT)?;
         let fd = connection.into_fd().map_err(|error| RpcSetupError::Adapt(error.to_string()))?;
         Ok(Client::new(fd)?)
+    }
+
+    /// As [`Self::rpc`], like a privileged program: from a reserved port, with pages for event queues.
+    pub fn rpc_sharing(&self) -> Result<Client, RpcSetupError> {
+        let adapt = |error: &dyn std::fmt::Display| RpcSetupError::Adapt(error.to_string());
+        let pages = QueuePages(self.queue_pages().map_err(|error| adapt(&error))?);
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let port = 1 + NEXT.fetch_add(1, Ordering::Relaxed) % PRIVILEGED_PORT_MAX;
+        let options = OpenOptions { local_port: Some(port), ..OpenOptions::default() };
+        let connection = self.start_open_with(outsock_vmrpc::limits::VMRPC_PORT, options)?;
+        connection.wait_connected()?;
+        let fd = connection.into_fd().map_err(|error| adapt(&error))?;
+        Ok(Client::with_pages(fd, Box::new(pages))?)
     }
 
     /// Binds the `socket` module once, for every later dial.

@@ -11,12 +11,12 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::Notify;
 
 use super::session::Queues;
-use super::{Caller, HostModule};
+use super::{Caller, HostModule, QueueMaker};
 use crate::error::Fault;
 use crate::frame::Handle;
 use crate::limits;
 use crate::name::{ModuleName, Version, VersionRange};
-use crate::queue::{QueueError, QueueStatus, lock};
+use crate::queue::{EventQueue, QueueError, QueueId, QueueStatus, lock};
 
 pub(super) struct Registered {
     pub(super) module: Box<dyn HostModule>,
@@ -57,6 +57,19 @@ pub(super) struct Live {
     pub(super) revoked: AtomicBool,
 }
 
+/// The queues of one binding.
+#[derive(Debug)]
+struct OfBinding {
+    queues: Arc<Queues>,
+    handle: Handle,
+}
+
+impl QueueMaker for OfBinding {
+    fn make(&self, id: Option<QueueId>, bytes: u32) -> Result<EventQueue, QueueError> {
+        self.queues.make(id, self.handle, bytes)
+    }
+}
+
 impl Registered {
     pub(super) async fn until_gone(&self) {
         loop {
@@ -80,7 +93,7 @@ impl Registered {
         let mut caller = caller.clone();
         caller.binding = BINDINGS.fetch_add(1, Ordering::Relaxed);
         caller.handle = handle;
-        caller.queues = Some(Arc::clone(queues));
+        caller.queues = Some(Arc::new(OfBinding { queues: Arc::clone(queues), handle }));
         let live = Arc::new(Live {
             caller,
             client: client.to_owned(),

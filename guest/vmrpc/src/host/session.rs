@@ -89,17 +89,20 @@ impl std::fmt::Debug for Queues {
 }
 
 impl Queues {
+    /// Makes a queue, under a number of its own or under one that was agreed on.
     pub(super) fn make(
         self: &Arc<Self>,
+        id: Option<QueueId>,
         owner: Handle,
         bytes: u32,
     ) -> Result<EventQueue, QueueError> {
         let outbox: Arc<dyn Outbox> = Arc::<ToGuest>::clone(&self.outbox);
-        let queue = self.table.make(None, owner, bytes, outbox)?;
+        let queue = self.table.make(id, owner, bytes, outbox)?;
         let queues = Arc::downgrade(self);
-        Ok(EventQueue::new(queue, move |queue| {
+        let id = queue.id;
+        Ok(EventQueue::new(queue, id, move |queue, why| {
             if let Some(queues) = queues.upgrade() {
-                queues.delete(queue.id, QueueError::Deleted);
+                queues.delete(queue.id, why);
             }
         }))
     }
@@ -161,7 +164,7 @@ where
     #[expect(clippy::disallowed_methods, reason = "the queues' credit is its limit: see ToGuest")]
     let (channel, mut notes) = mpsc::unbounded_channel::<Note>();
     let outbox = Arc::new(ToGuest { channel, waking: Mutex::default() });
-    let queues = Arc::new(Queues { table: Table::default(), outbox: Arc::clone(&outbox) });
+    let queues = Arc::new(Queues { table: Table::of_a_stream(), outbox: Arc::clone(&outbox) });
     let mut session = Session {
         registry,
         caller,
@@ -316,8 +319,13 @@ impl Session<'_> {
             Body::Event { queue, event } => self.queues.table.event(queue, event)?,
             Body::Credit { queue, bytes } => self.queues.table.credit(queue, bytes)?,
             Body::Wake(queue) => self.queues.table.wake(queue),
-            Body::Reply(_) | Body::QueueEnded { .. } => {
-                return Err(FrameError("a frame that is the host's to send"));
+            Body::Reply(_)
+            | Body::QueueEnded { .. }
+            | Body::Register { .. }
+            | Body::Binding { .. }
+            | Body::Cancel
+            | Body::MakeQueue { .. } => {
+                return Err(FrameError("a frame that is not a guest's to send"));
             }
         }
         Ok(())

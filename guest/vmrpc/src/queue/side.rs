@@ -34,6 +34,7 @@ pub(crate) struct Counters {
 pub(crate) struct Queue {
     pub(crate) id: QueueId,
     /// On the host: the binding that it belongs to.
+    #[cfg_attr(not(feature = "host"), allow(dead_code, reason = "the host's listings and ends"))]
     pub(crate) owner: Handle,
     bytes: u32,
     outbox: Arc<dyn Outbox>,

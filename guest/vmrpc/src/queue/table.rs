@@ -13,9 +13,11 @@ use super::{Outbox, Queue, QueueError, QueueId, is_size};
 use crate::frame::{FrameError, Handle};
 use crate::limits;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Table {
     queues: Mutex<Queues>,
+    queues_max: usize,
+    bytes_max: u32,
 }
 
 #[derive(Debug, Default)]
@@ -28,6 +30,15 @@ struct Queues {
 }
 
 impl Table {
+    /// For the stream of a guest.
+    pub(crate) fn of_a_stream() -> Self {
+        Self::new(limits::QUEUES_PER_STREAM_MAX, limits::QUEUE_BYTES_PER_STREAM_MAX)
+    }
+
+    pub(crate) fn new(queues_max: usize, bytes_max: u32) -> Self {
+        Self { queues: Mutex::default(), queues_max, bytes_max }
+    }
+
     /// Makes a queue under a new number, or under one that the other side gave.
     pub(crate) fn make(
         &self,
@@ -41,23 +52,24 @@ impl Table {
             return Err(QueueError::Disconnected);
         }
         let all = queues.bytes.saturating_add(bytes);
-        if !is_size(bytes)
-            || queues.by_id.len() >= limits::QUEUES_PER_STREAM_MAX
-            || all > limits::QUEUE_BYTES_PER_STREAM_MAX
-        {
+        if !is_size(bytes) || queues.by_id.len() >= self.queues_max || all > self.bytes_max {
             return Err(QueueError::TooMany);
         }
         let id = id.unwrap_or_else(|| {
+            // The upper half is for numbers that were agreed on. At most as many tries as there are
+            // queues.
             let free = |id: &QueueId| !queues.by_id.contains_key(id);
-            // At most as many tries as there are queues.
-            let next = (1..).map(|step| QueueId(queues.last.wrapping_add(step))).find(free);
+            let number = |step| QueueId(queues.last.wrapping_add(step) & !limits::QUEUE_ID_AGREED);
+            let next = (1..).map(number).find(free);
             next.unwrap_or(QueueId(0))
         });
         if queues.by_id.contains_key(&id) {
             return Err(QueueError::TooMany);
         }
         let queue = Queue::new(id, owner, bytes, outbox);
-        queues.last = id.0;
+        if id.0 & limits::QUEUE_ID_AGREED == 0 {
+            queues.last = id.0;
+        }
         queues.bytes = all;
         queues.by_id.insert(id, Arc::clone(&queue));
         Ok(queue)
@@ -81,6 +93,7 @@ impl Table {
     }
 
     /// The queues of one binding.
+    #[cfg_attr(not(feature = "host"), allow(dead_code, reason = "the host's listings and ends"))]
     pub(crate) fn of(&self, owner: Handle) -> Vec<Arc<Queue>> {
         let queues = lock(&self.queues);
         let mut of: Vec<_> =
