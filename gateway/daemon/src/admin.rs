@@ -1,4 +1,4 @@
-//! Admin socket: `status`, `reload` and `explain` ask here.
+//! Admin socket: `status`, `reload`, `explain` and `modules` ask here.
 //!
 //! in: one line, a JSON object such as `{"ask": "status"}`; out: one JSON object, then the end; it
 //! has a field `error` where the request failed. Owner: one task; the socket is made with mode 0600,
@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use crate::explain::{Question, explain};
 use crate::gateway::{Gateway, ReloadError, Reloaded};
 use crate::limits;
+use crate::modules_module::listing;
 use crate::status::status;
 
 /// What a client asks.
@@ -33,6 +34,8 @@ pub(crate) enum Ask {
     Reload,
     /// Which rule decides.
     Explain(Question),
+    /// Who uses which host module.
+    Modules,
 }
 
 /// Makes the socket. A dead gateway's is replaced, a living one's is not.
@@ -88,6 +91,7 @@ async fn answer(client: UnixStream, gateway: &Gateway) -> std::io::Result<()> {
             let names = Some(&*sockets.names);
             outcome(explain(&policy, &sockets.own, names, &question).await)?
         }
+        Ok(Ask::Modules) => serde_json::to_value(listing(&gateway.registry))?,
         Err(error) => refusal(&error),
     };
     let mut text = answer.to_string();

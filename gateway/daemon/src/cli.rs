@@ -45,6 +45,8 @@ pub(crate) enum Command {
     ///
     /// Asks the running gateway, or with --config evaluates that file, without looking names up.
     Explain(Explain),
+    /// Show the host modules of a running gateway, who has bound them, calls, errors, event queues.
+    Modules(Status),
 }
 
 #[derive(Debug, Args)]

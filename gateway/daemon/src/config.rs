@@ -6,6 +6,7 @@
 
 mod error;
 mod guests;
+mod modules;
 mod publish;
 mod raw;
 mod routes;
@@ -22,11 +23,13 @@ use std::time::Duration;
 
 use outsock_core::pool::{BadPool, Pool};
 use outsock_core::route::{Cidr, RouteTable};
+use outsock_vmrpc::ModuleName;
 use toml::Spanned;
 
 pub(crate) use error::ConfigError;
 use error::Place;
 pub(crate) use guests::{Guest, GuestLimits, Resolve};
+pub(crate) use modules::{ModuleConfig, ModuleKind};
 pub(crate) use publish::Publish;
 pub(crate) use raw::OwnTls;
 pub(crate) use routes::RouteDetail;
@@ -59,6 +62,8 @@ pub(crate) struct Config {
     pub(crate) names: NamesConfig,
     /// The guests, in file order.
     pub(crate) guests: Vec<Guest>,
+    /// Host modules, and who may use which.
+    pub(crate) modules: Vec<ModuleConfig>,
     /// The transports, by number.
     pub(crate) transports: Vec<TransportConfig>,
     /// The groups; their numbers follow the transports'.
@@ -104,6 +109,7 @@ impl Config {
         let gateway = raw.gateway;
         let names = names(raw.names, &gateway.admin_socket, place)?;
         let guests = guests::check(&raw.guest, place)?;
+        let modules = modules::check(&raw.module, place)?;
         let transports = ways::transports(&raw.transport, place)?;
         let groups = ways::groups(&raw.group, &transports, place)?;
         let mut own: Vec<&Path> = guests.iter().map(|guest| guest.socket.as_path()).collect();
@@ -120,9 +126,15 @@ impl Config {
             publishes,
             admin_socket: gateway.admin_socket,
             guests,
+            modules,
             transports,
             groups,
         })
+    }
+
+    /// Whether a guest may use a host module.
+    pub(crate) fn may_use(&self, guest: &str, module: &ModuleName) -> bool {
+        self.guest(guest).is_some_and(|guest| modules::may_use(&self.modules, guest, module))
     }
 
     /// A guest by name.

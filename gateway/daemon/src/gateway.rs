@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, ConfigError, Guest};
 use crate::guests::{self, ServedGuest};
+use crate::modules::{ModuleStartError, Modules};
 use crate::policy::Policy;
 use crate::socket_module::Sockets;
 
@@ -21,7 +22,8 @@ use crate::socket_module::Sockets;
 #[derive(Debug)]
 pub(crate) struct Gateway {
     path: PathBuf,
-    registry: Registry,
+    pub(crate) registry: Registry,
+    modules: Modules,
     pub(crate) sockets: Arc<Sockets>,
     served: Mutex<Vec<ServedGuest>>,
     reloading: tokio::sync::Mutex<()>,
@@ -60,6 +62,9 @@ pub(crate) enum ReloadError {
         /// Why.
         source: StartError,
     },
+    /// A new host module does not start.
+    #[error(transparent)]
+    Module(#[from] ModuleStartError),
     /// The gateway is about to end.
     #[error("the gateway is about to end")]
     Ending,
@@ -70,6 +75,7 @@ impl Gateway {
         Arc::new(Self {
             path,
             registry,
+            modules: Modules::default(),
             sockets,
             served: Mutex::default(),
             reloading: tokio::sync::Mutex::default(),
@@ -81,12 +87,19 @@ impl Gateway {
         self.served.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts the guests of the first configuration.
-    pub(crate) fn start_guests(&self) -> Result<(), ReloadError> {
+    /// Starts the modules and the guests of the first configuration.
+    pub(crate) fn start(&self) -> Result<(), ReloadError> {
         let policy = self.sockets.policy();
+        let modules = self.modules.prepare(&policy.config.modules)?;
+        self.modules.commit(modules, &policy.config.modules, &self.registry);
         let started = self.start_all(policy.config.guests.iter())?;
         self.served().extend(started);
         Ok(())
+    }
+
+    /// Unregisters the modules: their calls end, their sockets are removed.
+    pub(crate) fn end_modules(&self) {
+        self.modules.end(&self.registry);
     }
 
     /// Reads the file again.
@@ -99,9 +112,12 @@ impl Gateway {
         stays_fixed(&before.config, &config)?;
         let policy = Policy::build(config, Some(&before))?;
         let (added, removed) = self.compare(&policy.config)?;
+        let modules = self.modules.prepare(&policy.config.modules)?;
         let started = self.start_all(added.into_iter())?;
         // From here on nothing can fail.
         self.sockets.set_policy(Arc::clone(&policy));
+        self.modules.commit(modules, &policy.config.modules, &self.registry);
+        self.registry.revoke(|guest, module| policy.config.may_use(guest, module));
         let mut changes = Reloaded {
             routes: policy.config.route_details.len(),
             publishes: policy.config.publishes.len(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outsock_device::{GuestDevice, GuestDeviceConfig, News, StartError};
-use outsock_vmrpc::host::{Caller, Registry, Terms, serve_with};
+use outsock_vmrpc::host::{Caller, MayBind, Registry, Terms, serve_with};
 use outsock_vmrpc::limits::{PRIVILEGED_PORT_MAX, VMRPC_PORT};
 use outsock_vmrpc::socket::Token;
 use tokio::sync::{Semaphore, mpsc};
@@ -25,7 +25,7 @@ pub(crate) struct ServedGuest {
 pub(crate) fn start(
     config: &Guest,
     registry: &Registry,
-    sockets: &Sockets,
+    sockets: &Arc<Sockets>,
 ) -> Result<ServedGuest, StartError> {
     let (device, news) = GuestDevice::start(GuestDeviceConfig {
         name: config.name.clone(),
@@ -35,7 +35,11 @@ pub(crate) fn start(
     let guest = GuestSockets::new(device.handle().clone(), config.limits);
     sockets.add_guest(config.cid.0, Arc::clone(&guest));
     let caller = Caller::new(config.name.as_str(), config.cid.0);
-    tokio::spawn(hear(news, registry.clone(), caller, Arc::clone(&guest)));
+    let may_bind: MayBind = Arc::new({
+        let (sockets, name) = (Arc::clone(sockets), config.name.clone());
+        move |module| sockets.policy().config.may_use(&name, module)
+    });
+    tokio::spawn(hear(news, registry.clone(), caller, Arc::clone(&guest), may_bind));
     Ok(ServedGuest { config: config.clone(), device, sockets: guest })
 }
 
@@ -45,6 +49,7 @@ async fn hear(
     registry: Registry,
     caller: Caller,
     guest: Arc<GuestSockets>,
+    may_bind: MayBind,
 ) {
     let streams = Arc::new(Semaphore::new(limits::RPC_STREAMS_PER_GUEST_MAX));
     let waiting = Arc::new(Semaphore::new(limits::RPC_STREAMS_WAITING_MAX));
@@ -64,7 +69,7 @@ async fn hear(
                 let counted = guest.count_rpc_stream();
                 let privileged = from.0 <= PRIVILEGED_PORT_MAX;
                 let memory = privileged.then(|| Arc::new(memory) as _);
-                let terms = Terms { memory, ..Terms::default() };
+                let terms = Terms { memory, may_bind: Some(Arc::clone(&may_bind)) };
                 tokio::spawn(async move {
                     let Ok(permit) = streams.acquire_owned().await else { return };
                     drop(place);

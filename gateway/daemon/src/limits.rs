@@ -6,6 +6,22 @@ pub(crate) const CONFIG_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Guests of one gateway. Each costs two threads and, with its VMM, a few descriptors.
 pub(crate) const GUESTS_MAX: usize = 1024;
 
+/// Configured host modules.
+pub(crate) const MODULES_MAX: usize = outsock_vmrpc::limits::MODULES_MAX - 16;
+
+/// Processes that connect to one module's socket at the same time: one serves, others are told so.
+pub(crate) const MODULE_STREAMS_MAX: usize = 16;
+
+/// Bindings of one module that `modules` lists to a guest: an answer has 64 KiB.
+pub(crate) const LISTED_BINDINGS_MAX: usize = 64;
+
+/// Modules that `modules` lists to a guest.
+pub(crate) const LISTED_MODULES_MAX: usize = 16;
+
+/// Bytes of arguments or result of an eBPF module's function: what lies in its context.
+#[cfg(feature = "ebpf")]
+pub(crate) const EBPF_DATA_BYTES: usize = 4096;
+
 /// Configured transports. Routes name them by a 16-bit number.
 pub(crate) const TRANSPORTS_MAX: usize = 1024;
 

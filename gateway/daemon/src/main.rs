@@ -9,6 +9,9 @@
 //! | `policy` | what a reload replaces: configuration, transports, groups, resolvers |
 //! | `guests` | one device and one listening task per guest |
 //! | `socket_module` | the `socket` host module: limits, dials, tokens |
+//! | `modules` | host modules of the configuration: processes and eBPF objects |
+//! | `ebpf` | a host module that runs in the kernel (feature `ebpf`) |
+//! | `modules_module` | the `modules` host module: who uses what |
 //! | `resolver_module` | the `resolver` host module: DNS for guests |
 //! | `choose`, `dial` | from a wish to a way, from a way to a connection |
 //! | `encrypt`, `own_tls` | TLS by rule; programs that bring their own |
@@ -29,6 +32,8 @@ mod clock;
 mod config;
 mod connections;
 mod dial;
+#[cfg(feature = "ebpf")]
+mod ebpf;
 mod encrypt;
 mod explain;
 mod gateway;
@@ -36,6 +41,8 @@ mod group;
 mod guests;
 mod limits;
 mod logs;
+mod modules;
+mod modules_module;
 mod names;
 mod own;
 mod own_tls;
@@ -79,6 +86,7 @@ fn main() -> ExitCode {
         cli::Command::Status(status) => show_status(&status),
         cli::Command::Reload(reload) => ask_reload(&reload),
         cli::Command::Explain(question) => show_explanation(&question),
+        cli::Command::Modules(modules) => show_modules(&modules),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -133,6 +141,17 @@ fn show_status(status: &cli::Status) -> anyhow::Result<()> {
         println!("{}", serde_json::to_string_pretty(&answer)?);
     } else {
         print!("{}", show::status(&answer));
+    }
+    Ok(())
+}
+
+fn show_modules(modules: &cli::Status) -> anyhow::Result<()> {
+    let path = admin_socket(modules.config.as_deref(), &modules.admin_socket)?;
+    let answer: modules_module::Listing = admin::ask(&path, &Ask::Modules)?;
+    if modules.json {
+        println!("{}", serde_json::to_string_pretty(&answer)?);
+    } else {
+        print!("{}", show::modules(&answer));
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::guests::ServedGuest;
+use crate::modules_module::ModulesModule;
 use crate::names::Names;
 use crate::own::OwnAddresses;
 use crate::policy::Policy;
@@ -32,8 +33,10 @@ pub(crate) async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     let registry = Registry::new();
     registry.register_hm(SocketModule(Arc::clone(&sockets)))?;
     registry.register_hm(ResolverModule(Arc::clone(&sockets)))?;
+    let listed = ModulesModule { registry: registry.clone(), sockets: Arc::clone(&sockets) };
+    registry.register_hm(listed)?;
     let gateway = Gateway::new(path.to_owned(), registry, Arc::clone(&sockets));
-    gateway.start_guests()?;
+    gateway.start()?;
     if gateway.served().is_empty() {
         tracing::warn!("the configuration has no [[guest]]: there is nobody to serve");
     }
@@ -50,6 +53,7 @@ pub(crate) async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     }
     // Only our own socket: a later gateway would have refused to start over a living one.
     let _ = std::fs::remove_file(&admin_socket);
+    gateway.end_modules();
     let served = std::mem::take(&mut *gateway.served());
     // Joins the guests' threads.
     tokio::task::spawn_blocking(move || drop(served)).await?;

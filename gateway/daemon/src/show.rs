@@ -3,11 +3,15 @@
 //! in: values; out: text for a terminal. Kept: what a guest asserts is shown with its control
 //! characters escaped.
 
+mod modules;
+
 use std::fmt::Write;
 
 use crate::config::Config;
 use crate::explain::Explanation;
 use crate::gateway::Reloaded;
+pub(crate) use modules::modules;
+
 use crate::status::{ConnectionStatus, PlaceStatus, Status};
 
 fn count(n: usize, noun: &str) -> String {

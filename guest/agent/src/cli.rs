@@ -43,10 +43,23 @@ pub(crate) enum Task {
     /// Run a program with its TCP connections outsourced to the host
     #[command(after_help = TEACHES)]
     Run(Run),
+    /// List the host modules that this guest may use, and who in it uses them
+    Modules(Modules),
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Run {
+pub(crate) struct Modules {
+    #[command(flatten)]
+    pub(crate) way: Way,
+
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// The way to the gateway.
+#[derive(Debug, Args)]
+pub(crate) struct Way {
     /// The vsock CID of the gateway (2 is the host)
     #[arg(long, default_value_t = 2, value_name = "CID")]
     cid: u32,
@@ -55,15 +68,21 @@ pub(crate) struct Run {
     #[arg(long, default_value_t = outsock_vmrpc::limits::VMRPC_PORT, value_name = "PORT")]
     port: u32,
 
-    /// Leave names to this machine's own resolver. Else the programs' nameservers are the gateway,
-    /// whatever /etc/resolv.conf says
-    #[arg(long)]
-    pub(crate) no_resolver: bool,
-
     /// unix:PATH: a stand-in for the gateway on this machine. For tests and experiments without a
     /// virtual machine
     #[arg(long, hide = true, value_name = "unix:PATH", conflicts_with_all = ["cid", "port"])]
     gateway: Option<StandIn>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    way: Way,
+
+    /// Leave names to this machine's own resolver. Else the programs' nameservers are the gateway,
+    /// whatever /etc/resolv.conf says
+    #[arg(long)]
+    pub(crate) no_resolver: bool,
 
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
@@ -87,6 +106,12 @@ impl FromStr for StandIn {
 impl Run {
     /// The way to the gateway.
     pub(crate) fn dialer(&self) -> Arc<dyn Dialer> {
+        self.way.dialer()
+    }
+}
+
+impl Way {
+    pub(crate) fn dialer(&self) -> Arc<dyn Dialer> {
         match &self.gateway {
             Some(StandIn(path)) => Arc::new(UnixStandIn { path: path.clone() }),
             None => Arc::new(Vsock { cid: self.cid, port: self.port }),
@@ -105,14 +130,14 @@ mod tests {
     #[test]
     fn options_of_the_command_are_the_commands() {
         let cli = parse(&["outsock", "run", "curl", "-v", "--port", "7"]).unwrap();
-        let Task::Run(run) = cli.task;
+        let Task::Run(run) = cli.task else { panic!("run") };
         assert!(!cli.verbose && !run.no_resolver);
         assert_eq!(run.command, ["curl", "-v", "--port", "7"]);
-        assert_eq!((run.cid, run.port), (2, 1042));
+        assert_eq!((run.way.cid, run.way.port), (2, 1042));
         let cli = parse(&["outsock", "-v", "run", "--cid", "1", "--", "-x"]).unwrap();
-        let Task::Run(run) = cli.task;
+        let Task::Run(run) = cli.task else { panic!("run") };
         assert!(cli.verbose);
-        assert_eq!((run.command, run.cid), (vec!["-x".into()], 1));
+        assert_eq!((run.command, run.way.cid), (vec!["-x".into()], 1));
     }
 
     #[test]

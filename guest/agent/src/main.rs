@@ -35,6 +35,7 @@
 //! | [`route`], [`address`] | what stays in the guest; socket addresses |
 //! | [`lost`] | connections whose gateway is gone |
 //! | [`gateway`], [`dial`], [`mailbox`] | the link to the host |
+//! | [`modules`] | the listing of host modules |
 //! | [`log`], [`limits`] | messages; every bound |
 //! | [`sys`] | raw system calls, the only `unsafe` code |
 #![deny(unsafe_code)]
@@ -61,6 +62,7 @@ mod listeners;
 mod log;
 mod lost;
 mod mailbox;
+mod modules;
 mod names;
 mod nameservers;
 mod notify;
@@ -96,9 +98,24 @@ fn real_main() -> i32 {
         }
     };
     log::set_verbose(cli.verbose);
-    let cli::Task::Run(task) = cli.task;
+    let task = match cli.task {
+        cli::Task::Run(task) => task,
+        cli::Task::Modules(task) => return list_modules(&task),
+    };
     run::run(&task).unwrap_or_else(|error| {
         log::say(format_args!("cannot start: {error}"));
         run::EX_UNAVAILABLE
     })
+}
+
+fn list_modules(task: &cli::Modules) -> i32 {
+    match modules::list(&*task.way.dialer()) {
+        Ok(list) if task.json => println!("{}", modules::json(&list)),
+        Ok(list) => print!("{}", modules::table(&list)),
+        Err(error) => {
+            log::say(format_args!("{error}"));
+            return run::EX_UNAVAILABLE;
+        }
+    }
+    0
 }

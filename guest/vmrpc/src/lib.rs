@@ -12,6 +12,7 @@
 //! | [`wire`] | reader and writer for the arguments inside a frame |
 //! | [`socket`] | the arguments of the `socket` host module |
 //! | [`resolver`] | the arguments of the `resolver` host module, and what a stub resolver does |
+//! | [`modules`] | the arguments of the `modules` host module: who uses what |
 //! | [`client`] | the guest SDK: bind_module, perform_rpc, unbind_module, event queues |
 //! | [`queue`] | event queues: put_event, get_event, their ring and their stream form |
 //! | [`pages`] | where a guest takes the memory of its event queues from |
@@ -28,6 +29,7 @@ pub mod frame;
 #[cfg(feature = "host")]
 pub mod host;
 pub mod limits;
+pub mod modules;
 pub mod name;
 pub mod pages;
 pub mod queue;

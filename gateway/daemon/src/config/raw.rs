@@ -32,6 +32,21 @@ pub(super) struct Config {
     pub(super) route: Vec<Spanned<Route>>,
     #[serde(default)]
     pub(super) publish: Vec<Spanned<Publish>>,
+    #[serde(default)]
+    pub(super) module: Vec<Module>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Module {
+    pub(super) name: Spanned<String>,
+    pub(super) guests: Option<Vec<Text<Entry<GuestPattern>>>>,
+    pub(super) socket: Option<PathBuf>,
+    pub(super) user: Option<u32>,
+    pub(super) object: Option<PathBuf>,
+    #[serde(default)]
+    pub(super) functions: Vec<String>,
+    pub(super) version: Option<u16>,
 }
 
 #[derive(Debug, Deserialize)]
