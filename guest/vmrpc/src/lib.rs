@@ -11,6 +11,7 @@
 //! | [`frame`] | the frames and their codec; no I/O |
 //! | [`wire`] | reader and writer for the arguments inside a frame |
 //! | [`socket`] | the arguments of the `socket` host module |
+//! | [`datagram`] | the `datagram` host module's channel of datagrams |
 //! | [`resolver`] | the arguments of the `resolver` host module, and what a stub resolver does |
 //! | [`modules`] | the arguments of the `modules` host module: who uses what |
 //! | [`client`] | the guest SDK: bind_module, perform_rpc, unbind_module, event queues |
@@ -23,6 +24,7 @@
 
 mod calls;
 pub mod client;
+pub mod datagram;
 pub mod errno;
 pub mod error;
 pub mod frame;

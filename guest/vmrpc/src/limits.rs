@@ -123,3 +123,6 @@ const _: () = assert!(QUEUE_PAGES_MAX * 8 + 16 <= PAYLOAD_BYTES_MAX);
 const _: () = assert!(DNS_ANSWER_BYTES_MAX <= PAYLOAD_BYTES_MAX);
 const _: () = assert!(VMRPC_PORT < TOKEN_MIN && TOKEN_MIN < TOKEN_MAX);
 const _: () = assert!(HOST_NAME_BYTES_MAX < PAYLOAD_BYTES_MAX);
+
+/// Bytes of a datagram's payload: what a 16-bit length leaves beside the headers of UDP and IPv4.
+pub const DATAGRAM_BYTES_MAX: usize = 65_507;

@@ -75,6 +75,11 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// All that is left.
+    pub fn rest(self) -> &'a [u8] {
+        self.rest
+    }
+
     /// `Ok` when everything was read.
     pub fn finish(self) -> Result<(), Malformed> {
         if self.rest.is_empty() { Ok(()) } else { Err(Malformed("bytes left over")) }

@@ -8,38 +8,54 @@
 //! bound: the kernel's buffers of the socket
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use async_trait::async_trait;
 use outsock_transport::{DialError, Flow};
+use rustix::net::{self, RecvFlags, SendFlags};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::UdpSocket;
 
 use crate::limits;
 
-/// A socket of the host, ready or not. The standard library's type makes only calls that every
-/// datagram socket has, also those of ICMP.
+/// A datagram socket of the host, of UDP or ICMP.
 #[derive(Debug)]
-pub(crate) struct Polled(AsyncFd<UdpSocket>);
+pub(crate) struct Polled(UdpSocket);
+
+/// An ICMP error makes a datagram socket neither readable nor writable.
+const NEWS: Interest = Interest::READABLE.add(Interest::ERROR);
 
 impl Polled {
     pub(crate) fn new(socket: Socket) -> io::Result<Self> {
-        // An ICMP error makes a datagram socket neither readable nor writable.
-        let interest = Interest::READABLE | Interest::ERROR;
-        AsyncFd::with_interest(UdpSocket::from(socket), interest).map(Self)
+        // The type makes only calls that every datagram socket has.
+        UdpSocket::from_std(socket.into()).map(Self)
     }
 
-    pub(crate) fn socket(&self) -> &UdpSocket {
-        self.0.get_ref()
-    }
-
-    /// Waits for a datagram or an error. What has come before the last "would block" is not seen
-    /// again, so the caller reads until then.
-    pub(crate) async fn readable(&self) -> io::Result<()> {
-        let mut ready = self.0.ready(Interest::READABLE | Interest::ERROR).await?;
-        ready.clear_ready();
+    /// Sends whether or not the runtime has seen that there is room.
+    pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        net::send(&self.0, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
         Ok(())
+    }
+
+    /// The next datagram and who sent it.
+    pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, Option<SocketAddr>)> {
+        let mut receive = || {
+            let (length, _, from) = net::recvfrom(&self.0, &mut *buffer, RecvFlags::DONTWAIT)?;
+            Ok((length, from.and_then(|from| from.try_into().ok())))
+        };
+        // One after the other: the runtime takes a sum of interests for none here.
+        match self.0.try_io(Interest::READABLE, &mut receive) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.0.try_io(Interest::ERROR, receive)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Waits for a datagram or an error.
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        self.0.ready(NEWS).await.map(drop)
     }
 }
 
@@ -85,13 +101,13 @@ impl Flow for UdpFlow {
     }
 
     fn try_send(&self, datagram: &[u8]) -> io::Result<()> {
-        self.polled.socket().send(datagram).map(drop)
+        self.polled.send(datagram)
     }
 
     fn try_receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            let (length, from) = self.polled.socket().recv_from(buffer)?;
-            if from == self.to {
+            let (length, from) = self.polled.receive(buffer)?;
+            if from == Some(self.to) {
                 return Ok(length);
             }
         }

@@ -128,14 +128,14 @@ impl Flow for EchoFlow {
     }
 
     fn try_send(&self, datagram: &[u8]) -> io::Result<()> {
-        self.polled.socket().send(&self.request(datagram)?).map(drop)
+        self.polled.send(&self.request(datagram)?)
     }
 
     fn try_receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut bytes = vec![0; limits::ECHO_BYTES_MAX];
         loop {
-            let (length, from) = self.polled.socket().recv_from(&mut bytes)?;
-            if from.ip() != self.to {
+            let (length, from) = self.polled.receive(&mut bytes)?;
+            if from.map(|from| from.ip()) != Some(self.to) {
                 continue;
             }
             if let Some(reply) = self.reply(&bytes[..length]) {
