@@ -87,5 +87,6 @@ struct test {
 };
 extern const struct test CONNECT_CASES[], NAME_CASES[], OPTION_CASES[], DATA_CASES[], END_CASES[], POLL_CASES[],
     CONTROL_CASES[], PROCESS_CASES[], SERVER_CASES[];
+const char *option_name(int level, int number);
 int peer(int argc, char **argv);
 int helper(int argc, char **argv);  // what an exec'ed program does

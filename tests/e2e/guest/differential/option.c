@@ -59,13 +59,13 @@ static void set_to(const char *key, int fd, int level, int name, int value, sock
 
 // One option on a connected socket. `early` gives it the value 1 before it connects.
 static void one(int level, int name) {
-    char key[32];
-#define KEY(what) (snprintf(key, sizeof key, "%d-" what, name), key)
+    char key[64];
+#define KEY(what) (snprintf(key, sizeof key, "%s:" what, option_name(level, name)), key)
     int fd = connected(SCRIPT);
     value_of(KEY("get"), fd, level, name, 256);
     value_of(KEY("get2"), fd, level, name, 2);
     value_of(KEY("get0"), fd, level, name, 0);
-    value_of(KEY("get-"), fd, level, name, -1);
+    value_of(KEY("get-negative"), fd, level, name, -1);
     if (is_not_set(level, name)) return (void)close(fd);
     set_to(KEY("set1"), fd, level, name, 1, 4);
     value_of(KEY("is1"), fd, level, name, 256);
@@ -73,8 +73,8 @@ static void one(int level, int name) {
     value_of(KEY("is0"), fd, level, name, 256);
     set_to(KEY("set60"), fd, level, name, 60, 4);
     value_of(KEY("is60"), fd, level, name, 256);
-    set_to(KEY("set-"), fd, level, name, -1, 4);
-    value_of(KEY("is-"), fd, level, name, 256);
+    set_to(KEY("set-negative"), fd, level, name, -1, 4);
+    value_of(KEY("is-negative"), fd, level, name, 256);
     set_to(KEY("long"), fd, level, name, 1, 64);
     set_to(KEY("short"), fd, level, name, 1, 1);
     set_to(KEY("none"), fd, level, name, 1, 0);
