@@ -117,7 +117,10 @@ async fn one_member(
 }
 
 /// What a transport is asked to dial: an address that was decided about before any name.
-fn destinations(transport: &dyn Transport, chosen: &Chosen) -> Result<Vec<Destination>, DialError> {
+pub(crate) fn destinations(
+    transport: &dyn Transport,
+    chosen: &Chosen,
+) -> Result<Vec<Destination>, DialError> {
     match &chosen.target {
         Some(Target::Address(address)) => return Ok(vec![Destination::Address(*address)]),
         Some(Target::Unix(path)) => return Ok(vec![Destination::Unix(path.clone())]),

@@ -181,3 +181,32 @@ pub(crate) const INBOUND_WAITING_MAX: usize = 8_192;
 /// How often a guest at its limit of connections is looked at for whether one has ended,
 /// milliseconds. Until then clients wait in the backlog of the host's socket.
 pub(crate) const INBOUND_ROOM_MS: u64 = 50;
+
+/// Channels of datagrams of one guest: one per agent that has a TUN device, which is one, and others
+/// that take over from it.
+pub(crate) const CHANNELS_PER_GUEST_MAX: usize = 16;
+
+/// Flows of datagrams of one guest. Each is a descriptor of the host and a task; a guest that asks
+/// more servers has its longest idle ones forgotten.
+pub(crate) const FLOWS_PER_GUEST_MAX: usize = 4096;
+
+/// How long ago a flow must have been used at least to make room for another, milliseconds: longer than
+/// an answer takes.
+pub(crate) const FLOW_BUSY_MS: u64 = 5_000;
+
+/// How long a flow lives without a datagram, milliseconds. RFC 4787 (REQ-5) asks for two minutes at
+/// least; five are its advice, and WireGuard's keepalive comes every 25 s.
+pub(crate) const FLOW_IDLE_MS: u64 = 300_000;
+
+/// How long a refused flow answers without the rules being asked again, milliseconds.
+pub(crate) const FLOW_REFUSED_MS: u64 = 1_000;
+
+/// Bytes that wait while a flow opens: one datagram of any size and a few more.
+pub(crate) const FLOW_WAITING_BYTES_MAX: usize = 128 * 1024;
+
+/// Bytes of messages that wait to be written to one guest's channel: some 10 ms of a fast link. More is
+/// dropped, which is what senders of datagrams expect of a full queue.
+pub(crate) const OUTBOX_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Bytes of a channel that are read at once.
+pub(crate) const CHANNEL_READ_BYTES: usize = 256 * 1024;

@@ -12,6 +12,7 @@
 //! | `modules` | host modules of the configuration: processes and eBPF objects |
 //! | `ebpf` | a host module that runs in the kernel (feature `ebpf`) |
 //! | `modules_module` | the `modules` host module: who uses what |
+//! | `datagram_module` | the `datagram` host module: flows of UDP and ICMP echo |
 //! | `resolver_module` | the `resolver` host module: DNS for guests |
 //! | `choose`, `dial` | from a wish to a way, from a way to a connection |
 //! | `encrypt`, `own_tls` | TLS by rule; programs that bring their own |
@@ -31,6 +32,7 @@ mod cli;
 mod clock;
 mod config;
 mod connections;
+mod datagram_module;
 mod dial;
 #[cfg(feature = "ebpf")]
 mod ebpf;

@@ -10,6 +10,7 @@ use outsock_vmrpc::host::Registry;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::Config;
+use crate::datagram_module::DatagramModule;
 use crate::gateway::Gateway;
 use crate::guests::ServedGuest;
 use crate::modules_module::ModulesModule;
@@ -35,6 +36,7 @@ pub(crate) async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     registry.register_hm(ResolverModule(Arc::clone(&sockets)))?;
     let listed = ModulesModule { registry: registry.clone(), sockets: Arc::clone(&sockets) };
     registry.register_hm(listed)?;
+    registry.register_hm(DatagramModule(Arc::clone(&sockets)))?;
     let gateway = Gateway::new(path.to_owned(), registry, Arc::clone(&sockets));
     gateway.start()?;
     if gateway.served().is_empty() {

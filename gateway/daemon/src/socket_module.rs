@@ -33,7 +33,8 @@ use outsock_vmrpc::socket::options::{self, SetOptions};
 use outsock_vmrpc::socket::{self, Asserted, ConnectRequest, Hello, Token};
 use outsock_vmrpc::{Errno, ModuleName, Version, VersionRange};
 
-pub(crate) use guest::GuestSockets;
+pub(crate) use announced::Announced;
+pub(crate) use guest::{GuestSockets, LimitReached};
 
 use crate::names::Names;
 use crate::own::OwnAddresses;
@@ -105,6 +106,10 @@ impl Sockets {
     /// The guest behind a call.
     pub(crate) fn guest(&self, caller: &Caller) -> Result<Arc<GuestSockets>, Errno> {
         self.guest_of(caller.cid).ok_or(Errno::ENETDOWN)
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
     }
 
     fn guest_of(&self, cid: u64) -> Option<Arc<GuestSockets>> {

@@ -48,6 +48,13 @@ pub(crate) struct GuestStatus {
     pub(crate) waiting: u64,
     pub(crate) bytes_from_guest: u64,
     pub(crate) bytes_to_guest: u64,
+    /// Flows of datagrams that stand.
+    pub(crate) flows: u64,
+    pub(crate) flows_refused: u64,
+    pub(crate) datagrams_from_guest: u64,
+    pub(crate) datagrams_to_guest: u64,
+    /// Of either direction: they found no room.
+    pub(crate) datagrams_dropped: u64,
     pub(crate) misbehaved: u64,
     pub(crate) forged_packets: u64,
     pub(crate) bad_chains: u64,
@@ -221,6 +228,7 @@ fn listeners(served: &[ServedGuest]) -> (Vec<ListenerStatus>, usize) {
 fn guest_status(guest: &ServedGuest) -> GuestStatus {
     let device = guest.device.handle().counters();
     let dials = &guest.sockets.counters;
+    let datagrams = &guest.sockets.datagrams;
     GuestStatus {
         name: guest.config.name.clone(),
         cid: guest.config.cid.0,
@@ -236,6 +244,11 @@ fn guest_status(guest: &ServedGuest) -> GuestStatus {
         waiting: guest.sockets.inbound.waiting(),
         bytes_from_guest: device.tx_bytes.load(Relaxed),
         bytes_to_guest: device.rx_bytes.load(Relaxed),
+        flows: datagrams.flows(),
+        flows_refused: datagrams.refused.load(Relaxed),
+        datagrams_from_guest: datagrams.sent.load(Relaxed),
+        datagrams_to_guest: datagrams.received.load(Relaxed),
+        datagrams_dropped: datagrams.dropped.load(Relaxed),
         misbehaved: device.misbehaved.load(Relaxed),
         forged_packets: device.forged.load(Relaxed),
         bad_chains: device.bad_chains.load(Relaxed),

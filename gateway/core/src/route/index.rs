@@ -58,6 +58,7 @@ struct Gate {
     last_port: u16,
     tcp: bool,
     udp: bool,
+    icmp: bool,
 }
 
 /// The rules by domain, for the question whether a name is routed by name at all.
@@ -198,6 +199,7 @@ impl Gate {
         let protocol = match query.protocol {
             Protocol::Tcp => self.tcp,
             Protocol::Udp => self.udp,
+            Protocol::Icmp => self.icmp,
         };
         protocol && (self.first_port..=self.last_port).contains(&query.port)
     }
@@ -205,12 +207,14 @@ impl Gate {
 
 fn gate(place: Place, rule: &Rule) -> Gate {
     let ports = &rule.ports.any;
+    let speaks = |protocol| rule.protocol.is_none_or(|only| only == protocol);
     Gate {
         place,
         first_port: ports.iter().map(PortRange::first).min().unwrap_or(0),
         last_port: ports.iter().map(PortRange::last).max().unwrap_or(u16::MAX),
-        tcp: rule.protocol != Some(Protocol::Udp),
-        udp: rule.protocol != Some(Protocol::Tcp),
+        tcp: speaks(Protocol::Tcp),
+        udp: speaks(Protocol::Udp),
+        icmp: speaks(Protocol::Icmp),
     }
 }
 

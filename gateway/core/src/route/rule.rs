@@ -35,6 +35,8 @@ pub enum Protocol {
     Tcp,
     /// Datagrams.
     Udp,
+    /// ICMP echo. Its port is 0, so a rule that names ports does not speak of it.
+    Icmp,
 }
 
 impl std::str::FromStr for Protocol {
@@ -44,7 +46,8 @@ impl std::str::FromStr for Protocol {
         match text {
             "tcp" => Ok(Self::Tcp),
             "udp" => Ok(Self::Udp),
-            _ => Err(format!("{text:?} is not a protocol: write tcp or udp")),
+            "icmp" => Ok(Self::Icmp),
+            _ => Err(format!("{text:?} is not a protocol: write tcp, udp or icmp")),
         }
     }
 }
@@ -54,6 +57,7 @@ impl fmt::Display for Protocol {
         f.write_str(match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Icmp => "icmp",
         })
     }
 }

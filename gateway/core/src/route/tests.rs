@@ -281,7 +281,7 @@ where
 }
 
 fn any_rule() -> impl Strategy<Value = Rule> {
-    let protocol = prop_oneof![3 => Just(None), 1 => Just(Some(Protocol::Tcp)), 1 => Just(Some(Protocol::Udp))];
+    let protocol = prop_oneof![3 => Just(None), 1 => Just(Some(Protocol::Tcp)), 1 => Just(Some(Protocol::Udp)), 1 => Just(Some(Protocol::Icmp))];
     let action = prop_oneof![Just(VIA), Just(RuleAction::Refuse(Errno::EPERM))];
     (
         some(GUESTS),
@@ -327,7 +327,7 @@ fn question() -> impl Strategy<Value = Question> {
         of(from(&[(0, "root"), (1000, "me")])),
     );
     let to = (
-        from(&[Protocol::Tcp, Protocol::Udp]),
+        from(&[Protocol::Tcp, Protocol::Udp, Protocol::Icmp]),
         of(from(NAMES)),
         of(from(ADDRESSES)),
         any::<bool>(),

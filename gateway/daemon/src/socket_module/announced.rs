@@ -15,14 +15,14 @@ use tokio::sync::Notify;
 use super::guest::{GuestSockets, LimitReached};
 use crate::limits;
 
-pub(super) struct Announced {
+pub(crate) struct Announced {
     guest: Arc<GuestSockets>,
     token: Token,
     dialled: bool,
 }
 
 impl Announced {
-    pub(super) fn new(
+    pub(crate) fn new(
         guest: Arc<GuestSockets>,
         token: Token,
     ) -> Result<(Self, Arc<Notify>), Errno> {
@@ -42,7 +42,7 @@ impl Announced {
         told.map(|()| (announced, cancelled)).map_err(|_| Errno::ENOBUFS)
     }
 
-    pub(super) fn succeed(mut self, end: FarEnd) -> Result<(), Errno> {
+    pub(crate) fn succeed(mut self, end: FarEnd) -> Result<(), Errno> {
         self.dialled = true;
         let told = self.guest.device.dial_ok(VsockPort(self.token.raw()), end);
         told.map_err(|_| Errno::ENOBUFS)

@@ -19,6 +19,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use super::inbound::Inbound;
 use crate::config::GuestLimits;
 use crate::connections::Connections;
+use crate::datagram_module::Datagrams;
 use crate::logs::LogLimit;
 use crate::seen::Seen;
 use crate::throttle::Throttle;
@@ -47,6 +48,9 @@ pub(crate) enum LimitReached {
     /// [`limits::DIALS_PER_GUEST_MAX`].
     #[error("too many dials under way")]
     Dials,
+    /// [`limits::FLOWS_PER_GUEST_MAX`].
+    #[error("too many flows of datagrams, all in use")]
+    Flows,
 }
 
 impl LimitReached {
@@ -57,7 +61,7 @@ impl LimitReached {
             Self::Connections => Errno::EMFILE,
             // As `connect()` without a free local port: later it will work.
             Self::Rate => Errno::EAGAIN,
-            Self::Dials => Errno::ENOBUFS,
+            Self::Dials | Self::Flows => Errno::ENOBUFS,
         }
     }
 }
@@ -75,13 +79,14 @@ pub(super) type Pumped = (BridgeStream, Pin<Box<dyn AsyncStream>>);
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct GuestSockets {
-    pub(super) device: DeviceHandle,
+    pub(crate) device: DeviceHandle,
     dials: Mutex<HashMap<Token, Arc<Notify>>>,
     /// One clone per VM RPC stream that is served.
     rpc_streams: Arc<()>,
     pub(crate) counters: DialCounters,
     pub(crate) connections: Connections,
     pub(crate) inbound: Inbound,
+    pub(crate) datagrams: Datagrams,
     pub(crate) log: LogLimit,
     pub(crate) seen: Seen,
     allowed: Mutex<Allowed>,
@@ -99,6 +104,7 @@ impl GuestSockets {
             rpc_streams: Arc::new(()),
             counters: DialCounters::default(),
             connections: Connections::default(),
+            datagrams: Datagrams::default(),
             log: LogLimit::new(),
             seen: Seen::default(),
             allowed: Mutex::new(Allowed {
@@ -175,8 +181,13 @@ impl GuestSockets {
         }
     }
 
+    /// Whether one more flow of datagrams is within the limit of connects per second.
+    pub(crate) fn admit_rate(&self) -> bool {
+        self.allowed().connects.take(clock::now())
+    }
+
     /// The limit of bytes per second.
-    pub(super) fn throttle(&self) -> Option<Arc<Throttle>> {
+    pub(crate) fn throttle(&self) -> Option<Arc<Throttle>> {
         self.allowed().bytes.clone()
     }
 
