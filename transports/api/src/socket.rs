@@ -17,7 +17,7 @@
 
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -63,6 +63,17 @@ impl SocketStream {
             }
         };
         Ok(Self { socket, finished: false, failed: None })
+    }
+
+    /// The socket itself, for one who moves bytes by hand after a set-up: nothing is buffered here.
+    pub fn into_fd(mut self) -> io::Result<OwnedFd> {
+        // What is closed below is one of two descriptors of the socket.
+        let fd = match &self.socket {
+            Socket::Tcp(stream) => stream.as_fd().try_clone_to_owned()?,
+            Socket::Unix(stream) => stream.as_fd().try_clone_to_owned()?,
+        };
+        self.finished = true;
+        Ok(fd)
     }
 
     /// Remembers what ended the connection. `EPIPE` is no news of the read half: the far side's FIN
@@ -247,6 +258,18 @@ mod tests {
         let mut text = String::new();
         far.read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "last words");
+    }
+
+    #[tokio::test]
+    async fn a_socket_taken_out_again_goes_on() {
+        let (mut near, mut far) = tcp_pair();
+        near.write_all(b"one ").await.unwrap();
+        let mut near = SocketStream::new(near.into_fd().unwrap()).unwrap();
+        near.write_all(b"two").await.unwrap();
+        near.shutdown().await.unwrap();
+        let mut text = String::new();
+        far.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "one two");
     }
 
     #[tokio::test]
