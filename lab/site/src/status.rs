@@ -12,6 +12,23 @@ pub struct Status {
     pub guests: Vec<GuestStatus>,
     /// Connections that stand.
     pub connections: Vec<ConnectionStatus>,
+    /// Listeners in guests.
+    pub listeners: Vec<ListenerStatus>,
+}
+
+/// One listener in a guest.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ListenerStatus {
+    /// The guest's name.
+    pub guest: String,
+    /// The program in the guest, as its agent says.
+    pub program: Option<String>,
+    /// As the program has bound it.
+    pub address: String,
+    /// Connections that wait to be accepted.
+    pub waiting: u32,
+    /// Where it is reached.
+    pub places: Vec<String>,
 }
 
 /// One connection.
@@ -19,6 +36,8 @@ pub struct Status {
 pub struct ConnectionStatus {
     /// The guest's name.
     pub guest: String,
+    /// "in" or "out".
+    pub direction: String,
     /// The program in the guest, as its agent says.
     pub program: Option<String>,
     /// The process there.
@@ -69,6 +88,10 @@ pub struct GuestStatus {
     pub dials_failed: u64,
     /// Connects that a rule refused.
     pub refused_by_rule: u64,
+    /// Connections that came in.
+    pub accepted: u64,
+    /// Of them, those that wait to be accepted.
+    pub waiting: u64,
     /// Payload that came from the guest.
     pub bytes_from_guest: u64,
     /// Payload that went to the guest.

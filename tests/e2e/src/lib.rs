@@ -10,10 +10,12 @@ mod hold;
 mod http;
 pub mod limits;
 pub mod pattern;
+mod relay;
 mod server;
 mod services;
 
 pub use hold::BlackHole;
 pub use http::{http, http_on_ipv6};
+pub use relay::relay;
 pub use server::{Server, ServerEvent};
 pub use services::{echo, echo_on_ipv6, endless, half, sink, source};

@@ -2,8 +2,10 @@
 
     servers.py [NAME ...]       runs those whose name contains a NAME, or all
 
-Clients come "from outside": natively that is loopback. Under `outsock run`, DIRECTORY (HOST:PORT) names
-a server that is told a port which this program listens on, and says where others reach it.
+Clients come "from outside": natively that is loopback. Under `outsock run` one of these names a server:
+
+    DIRECTORY (HOST:PORT)   is told a port which this program listens on, says where others reach it
+    RELAY (HOST:PORT)       is told a port, connects to it from outside, and goes between
 
 Exit status: the number of failures.
 """
@@ -25,7 +27,7 @@ import time
 import traceback
 
 libc = ctypes.CDLL(None, use_errno=True)
-OUTSOURCED = "DIRECTORY" in os.environ
+OUTSOURCED = "DIRECTORY" in os.environ or "RELAY" in os.environ
 
 
 class Skip(Exception):
@@ -56,12 +58,45 @@ def ask(word):
         return directory.makefile().readline().strip()
 
 
+places = {}
+
+
 def place(port):
-    """Where a port of this program is reached from outside; None when it is not."""
-    if not OUTSOURCED:
+    """Where a port of this program is or was reached from outside; None when it never was."""
+    if "DIRECTORY" not in os.environ:
         return ("127.0.0.1", port)
     text = ask(port)
-    return address(text) if text else None
+    if text:
+        places[port] = address(text)
+    return places.get(port)
+
+
+names = {}
+
+
+def reach(port):
+    """Connects from outside."""
+    if "RELAY" not in os.environ:
+        return socket.create_connection(place(port), timeout=20)
+    far = socket.create_connection(address(os.environ["RELAY"]), timeout=60)
+    far.sendall(b"%d\n" % port)
+    line = b""
+    while not line.endswith(b"\n"):
+        part = far.recv(1)
+        if not part:
+            raise AssertionError(f"the relay ended after {line!r}")
+        line += part
+    word = line.decode().strip()
+    if word.startswith("E"):
+        far.close()
+        raise OSError(getattr(errno, word), word)
+    names[far.fileno()] = address(word)
+    return far
+
+
+def name(far):
+    """The name of a client, as those see it who are outside."""
+    return names[far.fileno()] if "RELAY" in os.environ else far.getsockname()
 
 
 def eventually(what, holds, seconds=20):
@@ -89,7 +124,7 @@ def port_of(sock):
 
 def client(sock_or_port, message=b""):
     port = sock_or_port if isinstance(sock_or_port, int) else port_of(sock_or_port)
-    sock = socket.create_connection(place(port), timeout=20)
+    sock = reach(port)
     if message:
         sock.sendall(message)
     return sock
@@ -112,7 +147,8 @@ def talk(near, far, message=b"hello"):
 
 def is_reset(sock):
     try:
-        sock.recv(1)
+        if sock.recv(16) == b"\xffRESET":
+            return True  # in a relay's words
     except ConnectionResetError:
         return True
     return False
@@ -129,8 +165,8 @@ def accept_blocking():
     listener = server()
     far = client(listener)
     near, peer = listener.accept()
-    equal(peer, far.getsockname())
-    equal(near.getpeername(), far.getsockname())
+    equal(peer, name(far))
+    equal(near.getpeername(), name(far))
     equal(near.getsockname()[1], port_of(listener))
     equal(os.get_blocking(near.fileno()), True)
     talk(near, far)
@@ -145,7 +181,7 @@ def accept_waits():
     far = client(listener)
     thread.join(20)
     near, peer = accepted[0]
-    equal(peer, far.getsockname())
+    equal(peer, name(far))
     talk(near, far)
 
 
@@ -167,7 +203,7 @@ def accept_nonblocking_and_epoll():
         else:
             equal(select.select([listener], [], [], 20)[0], [listener])
         near, peer = listener.accept()
-        equal(peer, far.getsockname())
+        equal(peer, name(far))
         equal(error_of(listener.accept), "EAGAIN")
         talk(near, far)
 
@@ -193,7 +229,7 @@ def accept_names_short_and_null():
         far = client(listener)
         fd, _, buffer, length = raw_accept(listener, room=room)
         equal(length, 16)
-        host, port = far.getsockname()
+        host, port = name(far)
         whole = struct.pack("=H", socket.AF_INET) + struct.pack("!H4s8x", port, socket.inet_aton(host))
         equal(buffer[:room][:16], whole[:room])
         equal(buffer[room:room + 1], b"\0")
@@ -335,7 +371,7 @@ def accept_without_descriptors():
             os.close(fd_)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     near = socket.socket(fileno=fd)
-    equal(near.getpeername(), far.getsockname())
+    equal(near.getpeername(), name(far))
     talk(near, far)
 
 
@@ -506,7 +542,7 @@ def accepted_descriptors_pass_on():
     _, ancillary, _, _ = two.recvmsg(1, socket.CMSG_SPACE(4))
     passed = socket.socket(fileno=struct.unpack("=i", ancillary[0][2])[0])
     copy.close()
-    equal(passed.getpeername(), far.getsockname())
+    equal(passed.getpeername(), name(far))
     talk(passed, far)
     passed.close()
     equal(far.recv(1), b"")
@@ -554,7 +590,7 @@ def ipv6_dual_and_only():
     listener = server(family=socket.AF_INET6)
     far = client(listener)
     near, peer = listener.accept()
-    equal(peer[:2], ("::ffff:127.0.0.1", far.getsockname()[1]))
+    equal(peer[:2], ("::ffff:127.0.0.1", name(far)[1]))
     equal(near.getpeername()[:2], peer[:2])
     equal(near.getsockname()[0], "::ffff:127.0.0.1")
     equal(near.family, socket.AF_INET6)
@@ -575,13 +611,13 @@ def listen_again_changes_the_backlog():
 def closed_listener():
     listener = server()
     port = port_of(listener)
-    where = place(port)
+    place(port)
     far = client(listener)
     select.select([listener], [], [], 20)
     listener.close()
     far.settimeout(20)
     equal(is_reset(far), True)
-    eventually("nobody listens", lambda: error_of(socket.create_connection, where) == "ECONNREFUSED")
+    eventually("nobody listens", lambda: error_of(reach, port) == "ECONNREFUSED")
 
 
 def closed_while_many_wait():
@@ -590,18 +626,19 @@ def closed_while_many_wait():
     time.sleep(0.3)
     near, _ = listener.accept()
     listener.close()
-    rest = [far for far in fars if far.getsockname() != near.getpeername()]
+    rest = [far for far in fars if name(far) != near.getpeername()]
     equal(len(rest), 19)
     for far in rest:
         far.settimeout(20)
         equal(is_reset(far), True)
-    kept = next(far for far in fars if far.getsockname() == near.getpeername())
+    kept = next(far for far in fars if name(far) == near.getpeername())
     talk(near, kept)
 
 
 def shutdown_listener():
     listener = server()
-    where = place(port_of(listener))
+    port = port_of(listener)
+    place(port)
     outcome = []
     thread = threading.Thread(target=lambda: outcome.append(error_of(listener.accept)))
     thread.start()
@@ -610,21 +647,21 @@ def shutdown_listener():
     listener.close()
     thread.join(20)
     equal(outcome, ["EINVAL"])
-    eventually("nobody listens", lambda: error_of(socket.create_connection, where) == "ECONNREFUSED")
+    eventually("nobody listens", lambda: error_of(reach, port) == "ECONNREFUSED")
 
 
 def listener_in_a_child():
     """Closed here, it goes on in the child; killed there, it is gone."""
     listener = server()
-    where = place(port_of(listener))
-    child = serve_forked(listener)
     port = port_of(listener)
+    place(port)
+    child = serve_forked(listener)
     listener.close()
     time.sleep(0.3)
     for _ in range(5):
-        equal(int(read_all(socket.create_connection(where))), child)
+        equal(int(read_all(reach(port))), child)
     end(child)
-    eventually("nobody listens", lambda: error_of(socket.create_connection, where) == "ECONNREFUSED")
+    eventually("nobody listens", lambda: error_of(reach, port) == "ECONNREFUSED")
     # The port is free at once.
     again = server(bind=("0.0.0.0", port))
     far = client(again)
@@ -659,14 +696,15 @@ def inherited_over_exec():
 
 def replaced_by_dup2():
     listener = server()
-    where = place(port_of(listener))
+    port = port_of(listener)
+    place(port)
     other = socket.socket()
     os.dup2(other.fileno(), listener.fileno())
-    eventually("nobody listens", lambda: error_of(socket.create_connection, where) == "ECONNREFUSED")
+    eventually("nobody listens", lambda: error_of(reach, port) == "ECONNREFUSED")
 
 
 def taken_outside():
-    if not OUTSOURCED:
+    if "DIRECTORY" not in os.environ:
         raise Skip("the directory's gateway has such places")
     for port, error in ((61111, "EADDRINUSE"), (61112, "EACCES")):
         sock = socket.socket()
@@ -697,22 +735,22 @@ def no_descriptor_is_left():
 def main():
     wanted = sys.argv[1:]
     failures = 0
-    for name, test in list(globals().items()):
+    for title, test in list(globals().items()):
         is_test = callable(test) and getattr(test, "__code__", None) and test.__code__.co_argcount == 0
-        if not is_test or name in ("main", "descriptors"):
+        if not is_test or title in ("main", "descriptors"):
             continue
-        if wanted and not any(word in name for word in wanted):
+        if wanted and not any(word in title for word in wanted):
             continue
         begun = time.monotonic()
         try:
             test()
         except Skip as reason:
-            print(f"{name}: skipped: {reason}", flush=True)
+            print(f"{title}: skipped: {reason}", flush=True)
         except BaseException:
             failures += 1
-            print(f"{name}: FAILED\n{traceback.format_exc()}", flush=True)
+            print(f"{title}: FAILED\n{traceback.format_exc()}", flush=True)
         else:
-            print(f"{name}: ok ({time.monotonic() - begun:.2f} s)", flush=True)
+            print(f"{title}: ok ({time.monotonic() - begun:.2f} s)", flush=True)
     sys.exit(min(failures, 100))
 
 

@@ -16,6 +16,7 @@ mod names;
 mod net;
 mod programs;
 mod semantics;
+mod servers;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -68,6 +69,18 @@ const TESTS: &[(&str, Test)] = &[
     ("names-resolv-conf", names::resolv_conf),
     ("names-rules", names::rules_decide),
     ("names-storm", names::storm),
+    ("server-semantics", servers::semantics),
+    ("server-http", servers::http_server),
+    ("server-asyncio", servers::asyncio_server),
+    ("server-go", servers::go_server),
+    ("server-iperf3", servers::iperf3_server),
+    ("server-ssh", servers::ssh_server),
+    ("server-git", servers::git_daemon_server),
+    ("server-openssl", servers::openssl_server),
+    ("server-killed", servers::killed_server),
+    ("server-backlog", servers::backlog),
+    ("server-churn", servers::churn),
+    ("server-local", servers::not_published),
     ("two-guests", lifecycle::two_guests_at_once),
     ("guest-killed", lifecycle::guest_killed),
     ("counters", lifecycle::no_guest_misbehaved),

@@ -17,6 +17,8 @@ pub(crate) const SSH: u16 = 22;
 pub(crate) const HTTP: u16 = 80;
 pub(crate) const HALF: u16 = 90;
 pub(crate) const ENDLESS: u16 = 91;
+/// Goes out again, to what the guest itself listens on.
+pub(crate) const RELAY: u16 = 92;
 pub(crate) const IPERF3: u16 = 5201;
 pub(crate) const GIT: u16 = 9418;
 /// Nobody listens there.
@@ -55,7 +57,8 @@ pub(crate) struct Service {
     pub(crate) target: SocketAddr,
 }
 
-/// Guests by name, CID and socket; rules for the services; where ports of guests are published.
+/// Guests by name, CID and socket; rules for the services; where ports of guests are published. All
+/// other ports that guests listen on are reached on the host's loopback, on the same port.
 pub(crate) fn config(
     guests: &[(&str, u32, String)],
     services: &[Service],
@@ -85,5 +88,11 @@ pub(crate) fn config(
     for (port, at) in published {
         write!(text, "[[publish]]\nports = [{port}]\nlisten = \"{at}\"\n\n").unwrap();
     }
+    let others: String = published.iter().map(|(port, _)| format!(", \"!{port}\"")).collect();
+    writeln!(
+        text,
+        "[[publish]]\nname = \"servers\"\nports = [\"1024-65535\"{others}]\nlisten = \"127.0.0.1\"\n"
+    )
+    .unwrap();
     text
 }

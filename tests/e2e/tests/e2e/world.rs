@@ -37,6 +37,7 @@ pub(crate) struct Servers {
     pub(crate) source: Server,
     pub(crate) half: Server,
     pub(crate) endless: Server,
+    pub(crate) relay: Server,
     pub(crate) http: Server,
     /// `None` on a host without IPv6.
     pub(crate) echo6: Option<Server>,
@@ -176,6 +177,7 @@ fn servers() -> Servers {
         source: outsock_e2e::source().unwrap(),
         half: outsock_e2e::half().unwrap(),
         endless: outsock_e2e::endless().unwrap(),
+        relay: outsock_e2e::relay().unwrap(),
         http: outsock_e2e::http().unwrap(),
         echo6: outsock_e2e::echo_on_ipv6().ok(),
         http6: outsock_e2e::http_on_ipv6().ok(),
@@ -202,6 +204,7 @@ fn services(servers: &Servers, processes: &Processes) -> Vec<Service> {
     add(net::HOST, net::SOURCE, servers.source.address());
     add(net::HOST, net::HALF, servers.half.address());
     add(net::HOST, net::ENDLESS, servers.endless.address());
+    add(net::HOST, net::RELAY, servers.relay.address());
     add(net::HOST, net::HTTP, servers.http.address());
     add(net::HOST, net::CLOSED, host::closed_address());
     add(net::HOST, net::SILENT, servers.silent.address());
