@@ -121,6 +121,14 @@ pub(crate) const LISTEN_TRIES: u32 = 16;
 /// How long listen() waits for the gateway's answer, which takes as long as a bind() on the host.
 pub(crate) const LISTEN_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a report of connections that wait no more may be put off while a backlog has room: it
+/// mostly travels with the next question then.
+pub(crate) const REPORT_DELAY: Duration = Duration::from_millis(100);
+
+/// How long a supervisor whose programs have ended stays to have the connections reset that nobody has
+/// accepted.
+pub(crate) const REFUSE_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Looks for signals per second over all waiting threads: 2 % of one core.
 pub(crate) const SIGNAL_CHECKS_PER_SECOND: u32 = 1500;
 

@@ -158,7 +158,10 @@ impl Supervisor {
                 match event.data {
                     FROM_LISTENER if event.events & READABLE != 0 => self.serve_one(now)?,
                     // No process has the filter any more; the command's end is still to be told.
-                    FROM_LISTENER => return self.command.wait(),
+                    FROM_LISTENER => {
+                        self.refuse_everything();
+                        return self.command.wait();
+                    }
                     FROM_MAILBOX => self.read_mail(now),
                     FROM_FRONT => self.command.on_front(&self.poll),
                     FROM_CHILDREN => self.command.on_children(),
@@ -179,6 +182,7 @@ impl Supervisor {
             self.waiting.due(),
             self.weak.due(),
             self.listeners.due(),
+            self.tickets.due(),
             self.link_due(),
             self.link.gone_at(),
         ]
@@ -342,6 +346,9 @@ impl Supervisor {
     fn on_time(&mut self, now: Instant) {
         while let Some(key) = self.waiting.take_due(now) {
             self.on_wait_time(key, now);
+        }
+        if self.tickets.due().is_some_and(|due| due <= now) {
+            self.report_ended();
         }
         if self.listeners.due().is_some_and(|due| due <= now) {
             self.look_at_listeners(now);

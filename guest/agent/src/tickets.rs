@@ -16,6 +16,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
 use outsock_vmrpc::socket::Token;
 use outsock_vmrpc::socket::inbound::{ListenerId, Notice, Notices, Session};
@@ -23,7 +24,7 @@ use outsock_vmrpc::socket::inbound::{ListenerId, Notice, Notices, Session};
 use crate::connect::bound_name;
 use crate::supervisor::{Progress, Supervisor, progress};
 use crate::sys::poll::{EDGE, FAILED, HUNG_UP, PEER_CLOSED, WRITABLE};
-use crate::{address, log, sys};
+use crate::{address, limits, log, sys};
 
 /// Keys of these events in the supervisor's set: this and a number.
 pub(crate) const TICKET_KEYS: u64 = 1 << 60;
@@ -60,9 +61,16 @@ pub(crate) struct Tickets {
     pending: HashMap<u64, Pending>,
     by_name: HashMap<SocketAddr, u64>,
     made: u64,
+    /// When what has ended must be reported at the latest.
+    report: Option<Instant>,
 }
 
 impl Tickets {
+    /// When the next report is due.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.report
+    }
+
     fn insert(&mut self, pending: Pending) -> u64 {
         self.made += 1;
         let key = TICKET_KEYS | (self.made & (TICKET_KEYS - 1));
@@ -88,8 +96,21 @@ impl Supervisor {
         for notice in notices.0 {
             self.fetch(&notice);
         }
-        let ended = self.listeners.take_ended();
+        let ended = self.take_ended();
         self.link.ask_inbound(ended);
+    }
+
+    fn take_ended(&mut self) -> Vec<(ListenerId, u32)> {
+        self.tickets.report = None;
+        self.listeners.take_ended()
+    }
+
+    /// Reports what has ended, which waits a while so that a busy server costs few calls.
+    pub(crate) fn report_ended(&mut self) {
+        let ended = self.take_ended();
+        if !ended.is_empty() {
+            self.link.report(ended);
+        }
     }
 
     /// Opens the stream of a connection that the host holds.
@@ -216,9 +237,19 @@ impl Supervisor {
         let Some(listening) = self.listeners.of(listener) else { return };
         listening.ended += 1;
         if listening.ended >= (listening.backlog / 2).max(1) {
-            let ended = self.listeners.take_ended();
-            self.link.report(ended);
+            self.report_ended();
+        } else if self.tickets.report.is_none() {
+            self.tickets.report = Some(Instant::now() + limits::REPORT_DELAY);
         }
+    }
+
+    /// The supervisor is about to end: nobody is left who could take anything.
+    pub(crate) fn refuse_everything(&mut self) {
+        if self.tickets.pending.is_empty() {
+            return;
+        }
+        self.drop_all_tickets();
+        self.link.flush(limits::REFUSE_PATIENCE);
     }
 
     /// A listener has gone: what has no ticket yet gets none. The others are the kernel's to refuse.

@@ -6,6 +6,8 @@
 //! version 3 publishes nothing. Bound: `outsock_vmrpc::limits::NOTICES_MAX` per answer.
 
 use std::os::fd::OwnedFd;
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
 
 use outsock_vmrpc::socket::inbound::{
     self, ListenReply, ListenRequest, ListenerId, Notices, Refuse, Report, Session, Unlisten,
@@ -89,6 +91,17 @@ impl Link {
             let arguments = Refuse(token).encode();
             up.session.binding.start_rpc(inbound::REFUSE, &arguments, move |_| drop(stream));
         }
+    }
+
+    /// Waits until the gateway has heard all calls so far, which it takes in their order.
+    pub(crate) fn flush(&self, timeout: Duration) {
+        let Some(up) = &self.up else { return };
+        let (sender, receiver) = sync_channel(1);
+        up.session.binding.start_rpc(socket::HELLO, &[], move |_| {
+            // Nobody waits any more when it took too long.
+            let _ = sender.send(());
+        });
+        let _ = receiver.recv_timeout(timeout);
     }
 
     /// Opens the stream of a connection that the host holds.

@@ -22,12 +22,13 @@ pub(crate) const SECOND: (&str, u32) = ("second", 4);
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(180);
 const LOG_LINES: usize = 30;
 
-const GUEST_FILES: [(&str, &str); 5] = [
+const GUEST_FILES: [(&str, &str); 6] = [
     ("transfer.py", include_str!("../../guest/transfer.py")),
     ("errnos.py", include_str!("../../guest/errnos.py")),
     ("many.py", include_str!("../../guest/many.py")),
     ("local.py", include_str!("../../guest/local.py")),
     ("storm.py", include_str!("../../guest/storm.py")),
+    ("server.py", include_str!("../../guest/server.py")),
 ];
 
 /// Servers in this process.
