@@ -19,6 +19,7 @@ use crate::gateway;
 use crate::listeners::Listening;
 use crate::notify::{Answer, Notification};
 use crate::supervisor::{Subject, Supervisor, random_number, socket_cookie};
+use crate::table::State;
 use crate::waiting::{Reason, Waiting};
 use crate::{limits, log, sys};
 
@@ -29,10 +30,16 @@ impl Supervisor {
         now: Instant,
     ) -> io::Result<Answer> {
         let mut subject = self.subject(notification)?;
-        if self.entry(&subject).is_some() {
+        match self.entry(&subject).map(|socket| socket.state) {
+            None => {}
+            Some(State::Connecting(_) | State::Connected { .. }) => {
+                return Ok(Answer::Fail(Errno::EINVAL));
+            }
             // It was to be a client, and gave up: the guest's own socket listens.
-            self.restore(notification, subject, now)?;
-            subject = self.subject(notification)?;
+            Some(State::Failed(_) | State::Idle) => {
+                self.restore(notification, subject, now)?;
+                subject = self.subject(notification)?;
+            }
         }
         if !self.is_own_tcp(&subject.file) {
             return Ok(Answer::Native);

@@ -50,6 +50,8 @@ pub(crate) struct Listeners {
     by_inode: HashMap<u64, Listening>,
     inodes: HashMap<ListenerId, u64>,
     made: u32,
+    /// Where the last ones that are gone have listened.
+    gone: VecDeque<(ListenerId, SocketAddr)>,
     set: Option<Epoll>,
     looked: Option<Instant>,
 }
@@ -112,7 +114,18 @@ impl Listeners {
     pub(crate) fn remove(&mut self, inode: u64) -> Option<Listening> {
         let removed = self.by_inode.remove(&inode)?;
         self.inodes.remove(&removed.id);
+        if removed.shared {
+            self.gone.truncate(limits::LISTENERS_GONE - 1);
+            self.gone.push_front((removed.id, removed.address));
+        }
         Some(removed)
+    }
+
+    /// Another listener on the address of a shared one that is gone.
+    pub(crate) fn heir(&self, id: ListenerId) -> Option<ListenerId> {
+        let (_, address) = self.gone.iter().find(|(gone, _)| *gone == id)?;
+        let heir = self.by_inode.values().find(|listening| listening.address == *address)?;
+        Some(heir.id)
     }
 
     pub(crate) fn each(&mut self) -> impl Iterator<Item = &mut Listening> {

@@ -26,6 +26,7 @@ use crate::{allowed, limits, sys};
 /// Options of level SOL_SOCKET that follow a socket to the file that replaces it. Each is at most 16
 /// bytes; defaults are not copied.
 const FOLLOWING: &[i32] = &[
+    libc::SO_REUSEADDR,
     libc::SO_KEEPALIVE,
     libc::SO_LINGER,
     libc::SO_RCVTIMEO,

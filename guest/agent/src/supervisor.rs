@@ -159,7 +159,7 @@ impl Supervisor {
                     FROM_LISTENER if event.events & READABLE != 0 => self.serve_one(now)?,
                     // No process has the filter any more; the command's end is still to be told.
                     FROM_LISTENER => {
-                        self.refuse_everything();
+                        self.refuse_everything(now);
                         return self.command.wait();
                     }
                     FROM_MAILBOX => self.read_mail(now),
@@ -261,7 +261,7 @@ impl Supervisor {
         }
     }
 
-    fn read_mail(&mut self, now: Instant) {
+    pub(crate) fn read_mail(&mut self, now: Instant) {
         for event in self.mailbox.take_all() {
             match event {
                 Event::Verdict(token, verdict) => {
@@ -374,7 +374,11 @@ impl Supervisor {
     /// When to look after the gateway; nobody cares while nothing is outsourced.
     fn link_due(&self) -> Option<Instant> {
         let waiting = !self.attempts.is_empty();
-        if waiting || !self.table.is_empty() { self.link.due(waiting) } else { None }
+        if waiting || !self.table.is_empty() || !self.listeners.is_empty() {
+            self.link.due(waiting)
+        } else {
+            None
+        }
     }
 
     /// The last descriptor of an outsourced socket was closed.

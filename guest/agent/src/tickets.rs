@@ -116,6 +116,8 @@ impl Supervisor {
     /// Opens the stream of a connection that the host holds.
     fn fetch(&mut self, notice: &Notice) {
         let Notice { token, listener, peer, local } = *notice;
+        // One that was closed a moment ago, and another shares its port.
+        let listener = self.listeners.heir(listener).unwrap_or(listener);
         let Some(listening) = self.listeners.of(listener) else {
             return self.link.refuse(token, None);
         };
@@ -166,8 +168,9 @@ impl Supervisor {
         };
         match progress(stream) {
             None => {}
-            Some(Progress::Failed) => self.give_up(key),
-            Some(Progress::Open) => {
+            Some(Progress::Failed) if is_refused(stream) => self.give_up(key),
+            // Open, or closed again: what came before the end is still to be read, as in TCP.
+            Some(Progress::Open | Progress::Failed) => {
                 // Not there when the stream was open at once.
                 let _ = self.poll.delete(stream.as_fd());
                 self.make_ticket(key);
@@ -244,10 +247,15 @@ impl Supervisor {
     }
 
     /// The supervisor is about to end: nobody is left who could take anything.
-    pub(crate) fn refuse_everything(&mut self) {
-        if self.tickets.pending.is_empty() {
+    pub(crate) fn refuse_everything(&mut self, now: Instant) {
+        self.look_at_listeners(now);
+        if !self.link.has_listened() {
             return;
         }
+        // What the gateway tells of before it has heard that nobody listens is refused as well.
+        self.drop_all_tickets();
+        self.link.flush(limits::REFUSE_PATIENCE);
+        self.read_mail(now);
         self.drop_all_tickets();
         self.link.flush(limits::REFUSE_PATIENCE);
     }
@@ -265,6 +273,12 @@ impl Supervisor {
         let keys: Vec<u64> = self.tickets.pending.keys().copied().collect();
         keys.into_iter().for_each(|key| self.give_up(key));
     }
+}
+
+/// Whether a stream has never been open.
+fn is_refused(stream: &OwnedFd) -> bool {
+    let error = sys::socket::int_option(stream.as_fd(), libc::SOL_SOCKET, libc::SO_ERROR);
+    error.map_or(true, |error| error != 0)
 }
 
 /// Where a listener can be reached within the guest.

@@ -39,6 +39,11 @@ impl Link {
         self.up.as_ref().and_then(|up| up.inbound) == Some(session)
     }
 
+    /// Whether there has been a listener in the present session.
+    pub(crate) fn has_listened(&self) -> bool {
+        self.inbound().is_some()
+    }
+
     /// Tells of a listener; [`Event::Listened`] answers.
     pub(crate) fn listen(&self, request: &ListenRequest) {
         let Some(up) = &self.up else { return };

@@ -449,6 +449,31 @@ def reuseport_group():
         end(child)
 
 
+def reuseport_one_closes():
+    for _ in range(10):
+        first = server(64, reuseport=True)
+        second = server(64, bind=("0.0.0.0", port_of(first)), reuseport=True)
+        port = port_of(first)
+        first.close()
+        second.settimeout(20)
+        for _ in range(3):
+            far = client(port)
+            near, _ = second.accept()
+            talk(near, far)
+            near.close()
+            far.close()
+        second.close()
+
+
+def listen_on_connected():
+    listener = server()
+    near = client(listener)
+    accepted, _ = listener.accept()
+    equal(error_of(accepted.listen), "EINVAL")
+    equal(error_of(accepted.accept), "EINVAL")
+    talk(accepted, near)
+
+
 def accept_storm():
     listener = server(1024)
     def serve():
@@ -494,6 +519,19 @@ def client_gone_before_accept():
     time.sleep(0.2)
     near, _ = listener.accept()
     equal(read_all(near), b"bye")
+
+
+def client_reset_before_accept():
+    for family in (socket.AF_INET, socket.AF_INET6):
+        listener = server(family=family)
+        far = client(listener, b"hello")
+        time.sleep(0.1)
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
+        far.close()
+        listener.settimeout(20)
+        near, _ = listener.accept()
+        near.settimeout(20)
+        equal(near.recv(64), b"hello")
 
 
 def much_both_ways():
