@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 
 use outsock_core::route::{Condition, GuestPattern};
-use outsock_vmrpc::{ModuleName, Version, modules, resolver, socket};
+use outsock_vmrpc::{ModuleName, Version, datagram, modules, resolver, socket};
 
 use super::error::{ConfigError, Place};
 use super::guests::Guest;
@@ -15,7 +15,7 @@ use super::raw;
 use crate::limits;
 
 /// The modules that the gateway brings.
-pub(crate) const OWN: [&str; 3] = [modules::NAME, resolver::NAME, socket::NAME];
+pub(crate) const OWN: [&str; 4] = [datagram::NAME, modules::NAME, resolver::NAME, socket::NAME];
 
 /// One module.
 #[derive(Clone, Debug)]
