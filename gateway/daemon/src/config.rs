@@ -14,6 +14,7 @@ mod routes;
 mod tests;
 mod text;
 mod tls;
+mod transports;
 mod ways;
 
 use std::io::Read;
@@ -35,7 +36,8 @@ pub(crate) use raw::OwnTls;
 pub(crate) use routes::RouteDetail;
 pub(crate) use text::{HostPort, Target};
 pub(crate) use tls::{Encrypt, TlsConfig};
-pub(crate) use ways::{GroupConfig, TransportConfig, TransportKind};
+pub(crate) use transports::{TransportConfig, TransportSettings};
+pub(crate) use ways::GroupConfig;
 
 use crate::limits;
 
@@ -110,7 +112,7 @@ impl Config {
         let names = names(raw.names, &gateway.admin_socket, place)?;
         let guests = guests::check(&raw.guest, place)?;
         let modules = modules::check(&raw.module, place)?;
-        let transports = ways::transports(&raw.transport, place)?;
+        let transports = transports::check(&raw.transport, place)?;
         let groups = ways::groups(&raw.group, &transports, place)?;
         let mut own: Vec<&Path> = guests.iter().map(|guest| guest.socket.as_path()).collect();
         own.push(&gateway.admin_socket);

@@ -35,7 +35,7 @@ impl Policy {
         let tls = config.route_details.iter().map(|detail| detail.tls.as_ref());
         let encryptions =
             tls.map(|tls| tls.map(Encryption::new).transpose()).collect::<Result<_, _>>()?;
-        let transports = Transports::build(&config.transports, before.map(|b| &b.transports));
+        let transports = Transports::build(&config.transports, before.map(|b| &b.transports))?;
         let upstream = before
             .filter(|before| before.config.names.nameservers == config.names.nameservers)
             .map(|before| Arc::clone(&before.upstream));

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use outsock_transport::Transport;
 use outsock_transport_direct::Direct;
+use outsock_transport_proxy::{Auth, HttpConnect, Socks5};
 
-use crate::config::{TransportConfig, TransportKind};
+use crate::config::{ConfigError, TransportConfig, TransportSettings};
 use crate::group::LiveGroup;
 
 /// A configured transport.
@@ -47,30 +48,65 @@ impl Way<'_> {
 /// The configured transports, by number.
 #[derive(Debug)]
 pub(crate) struct Transports {
-    by_id: Vec<(TransportConfig, NamedTransport)>,
+    by_id: Vec<Built>,
+}
+
+#[derive(Clone, Debug)]
+struct Built {
+    config: TransportConfig,
+    auth: Auth,
+    named: NamedTransport,
 }
 
 impl Transports {
-    /// Builds every configured transport; one that `before` has, unchanged, is taken over.
-    pub(crate) fn build(configs: &[TransportConfig], before: Option<&Self>) -> Self {
-        let by_id = configs
-            .iter()
-            .map(|config| {
-                let mut old = before.into_iter().flat_map(|before| &before.by_id);
-                let old = old.find(|(old, _)| old == config).map(|(_, old)| old.clone());
-                let named = old.unwrap_or_else(|| NamedTransport {
-                    name: config.name.as_str().into(),
-                    transport: make(config),
-                });
-                (config.clone(), named)
-            })
-            .collect();
-        Self { by_id }
+    /// Builds every configured transport; one that `before` has, unchanged, is taken over. Reads the
+    /// files that hold secrets.
+    pub(crate) fn build(
+        configs: &[TransportConfig],
+        before: Option<&Self>,
+    ) -> Result<Self, ConfigError> {
+        let mut by_id: Vec<Built> = Vec::new();
+        for config in configs {
+            let auth = match &config.settings {
+                TransportSettings::Socks5(proxy) | TransportSettings::HttpConnect(proxy) => {
+                    proxy.auth()?
+                }
+                TransportSettings::Direct => Auth::None,
+            };
+            let carrier = |all: &[Built], config: &TransportConfig| {
+                let below = config.over.and_then(|at| all.get(at));
+                below.map(|below| Arc::clone(&below.named.transport))
+            };
+            let below = carrier(&by_id, config);
+            let is_same = |old: &&Built| {
+                let old_below = before.and_then(|before| carrier(&before.by_id, &old.config));
+                let same_below = match (&old_below, &below) {
+                    (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+                    (old, new) => old.is_none() && new.is_none(),
+                };
+                same_below
+                    && old.auth == auth
+                    && old.config == TransportConfig { over: old.config.over, ..config.clone() }
+            };
+            let old = before.into_iter().flat_map(|before| &before.by_id).find(is_same);
+            by_id.push(match old {
+                Some(old) => Built { config: config.clone(), ..old.clone() },
+                None => Built {
+                    named: NamedTransport {
+                        name: config.name.as_str().into(),
+                        transport: make(config, below, &auth),
+                    },
+                    config: config.clone(),
+                    auth,
+                },
+            });
+        }
+        Ok(Self { by_id })
     }
 
     /// The transport of a number.
     pub(crate) fn at(&self, at: usize) -> Option<NamedTransport> {
-        self.by_id.get(at).map(|(_, named)| named.clone())
+        self.by_id.get(at).map(|built| built.named.clone())
     }
 
     /// How many there are.
@@ -79,8 +115,20 @@ impl Transports {
     }
 }
 
-fn make(config: &TransportConfig) -> Arc<dyn Transport> {
-    match config.kind {
-        TransportKind::Direct => Arc::new(Direct),
+/// The one place where a configuration becomes a transport. `below` carries it, where another one does.
+fn make(
+    config: &TransportConfig,
+    below: Option<Arc<dyn Transport>>,
+    auth: &Auth,
+) -> Arc<dyn Transport> {
+    let below = below.unwrap_or_else(|| Arc::new(Direct));
+    match &config.settings {
+        TransportSettings::Direct => Arc::new(Direct),
+        TransportSettings::Socks5(proxy) => {
+            Arc::new(Socks5::new(below, proxy.server.clone(), auth.clone()))
+        }
+        TransportSettings::HttpConnect(proxy) => {
+            Arc::new(HttpConnect::new(below, proxy.server.clone(), auth.clone()))
+        }
     }
 }

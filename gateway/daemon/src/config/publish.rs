@@ -14,7 +14,8 @@ use toml::Spanned;
 use super::error::{ConfigError, Place};
 use super::guests::Guest;
 use super::raw;
-use super::ways::{TransportConfig, list};
+use super::transports::TransportConfig;
+use super::ways::list;
 use crate::limits;
 
 /// One rule.

@@ -128,6 +128,10 @@ fn connects_per_second_max() -> u64 {
 pub(super) struct Transport {
     pub(super) name: Spanned<String>,
     pub(super) kind: Spanned<String>,
+    pub(super) server: Option<Spanned<Text<super::text::Server>>>,
+    pub(super) user: Option<Spanned<String>>,
+    pub(super) password_file: Option<Spanned<PathBuf>>,
+    pub(super) over: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -216,3 +216,28 @@ fn mistakes_about_tls() {
         assert!(error.starts_with(expected), "{text}\n  -> {error}");
     }
 }
+
+#[test]
+fn mistakes_about_transports() {
+    let proxy = "[[transport]]\nname = \"p\"\nkind = \"socks5\"\n";
+    for (text, expected) in [
+        (proxy.to_owned(), "gw.toml:3: kind: a proxy needs server"),
+        (format!("{proxy}server = \"x\"\n"), "gw.toml:4: server: \"x\" is no destination"),
+        (format!("{proxy}server = \"a:1\"\nuser = \"u\"\n"), "gw.toml:5: user: a user needs"),
+        (
+            format!("{proxy}server = \"a:1\"\npassword_file = \"/p\"\n"),
+            "gw.toml:5: password_file: a password needs user",
+        ),
+        (
+            format!("{proxy}server = \"a:1\"\nover = \"p\"\n"),
+            "gw.toml:5: over: no transport named \"p\" stands before this one",
+        ),
+        (
+            "[[transport]]\nname = \"d\"\nkind = \"direct\"\nserver = \"a:1\"\n".to_owned(),
+            "gw.toml:4: server: a transport of kind \"direct\" has no server",
+        ),
+    ] {
+        let error = parse(&text).unwrap_err();
+        assert!(error.starts_with(expected), "{text}\n  -> {error}");
+    }
+}

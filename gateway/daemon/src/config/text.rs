@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use outsock_core::route::canonical_name;
+use outsock_transport::Destination;
 use outsock_vmrpc::Errno;
 use serde::Deserialize;
 
@@ -63,6 +64,25 @@ impl std::str::FromStr for Target {
 pub(crate) enum Target {
     Address(SocketAddr),
     Unix(PathBuf),
+}
+
+/// Where a proxy is.
+#[derive(Clone, Debug)]
+pub(crate) struct Server(pub(crate) Destination);
+
+impl std::str::FromStr for Server {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("unix:") {
+            Some("") => Err("unix: needs a path behind it".to_owned()),
+            Some(path) => Ok(Self(Destination::Unix(path.into()))),
+            None => Ok(Self(match text.parse()? {
+                HostPort::Address(address) => Destination::Address(address),
+                HostPort::Name(name, port) => Destination::Name { name, port },
+            })),
+        }
+    }
 }
 
 /// A host and a port: an address, or a name in canonical form.

@@ -1,8 +1,7 @@
 //! Ways: transports and groups of them, what a route's `via` may name.
 //!
-//! in: the `[[transport]]` and `[[group]]` tables; out: checked values, numbered in one row:
-//! transports first, then groups. Bounds: [`limits::TRANSPORTS_MAX`], [`limits::GROUPS_MAX`],
-//! [`limits::GROUP_MEMBERS_MAX`].
+//! in: the `[[group]]` tables, and the transports; out: checked values, numbered in one row: transports
+//! first, then groups. Bounds: [`limits::GROUPS_MAX`], [`limits::GROUP_MEMBERS_MAX`].
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,26 +12,8 @@ use outsock_core::route::WayId;
 use super::error::{ConfigError, Place};
 use super::raw;
 use super::text::HostPort;
+use super::transports::TransportConfig;
 use crate::limits;
-
-/// One transport.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct TransportConfig {
-    pub(crate) name: String,
-    pub(crate) kind: TransportKind,
-}
-
-/// The kinds of transport that this gateway has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TransportKind {
-    /// The host's own TCP and Unix sockets.
-    Direct,
-}
-
-impl TransportKind {
-    /// Every kind and its name in the configuration.
-    pub(crate) const ALL: [(Self, &'static str); 1] = [(Self::Direct, "direct")];
-}
 
 /// Several transports to one end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,35 +37,6 @@ pub(super) fn numbers<'a>(
     let transports = transports.iter().map(|transport| transport.name.as_str());
     let names = transports.chain(groups.iter().map(|group| group.name.as_str()));
     names.zip(0..).map(|(name, number)| (name, WayId(number))).collect()
-}
-
-pub(super) fn transports(
-    raw: &[raw::Transport],
-    place: Place<'_>,
-) -> Result<Vec<TransportConfig>, ConfigError> {
-    // Everyone has this one, unless they give the name to something else.
-    let mut transports: Vec<TransportConfig> = Vec::new();
-    if let Some(extra) = raw.get(limits::TRANSPORTS_MAX) {
-        return Err(place.at(extra.name.span(), "too many transports"));
-    }
-    for transport in raw {
-        let name = transport.name.get_ref();
-        if transports.iter().any(|other| other.name == *name) {
-            return Err(place.at(transport.name.span(), "another transport has the same name"));
-        }
-        let kind = transport.kind.get_ref();
-        let Some((kind, _)) = TransportKind::ALL.into_iter().find(|(_, name)| name == kind) else {
-            let kinds: Vec<_> = TransportKind::ALL.iter().map(|(_, name)| *name).collect();
-            let message =
-                format!("there is no transport of kind {kind:?}; kinds: {}", kinds.join(", "));
-            return Err(place.at(transport.kind.span(), &message));
-        };
-        transports.push(TransportConfig { name: name.clone(), kind });
-    }
-    if !transports.iter().any(|transport| transport.name == "direct") {
-        transports.push(TransportConfig { name: "direct".to_owned(), kind: TransportKind::Direct });
-    }
-    Ok(transports)
 }
 
 pub(super) fn groups(
