@@ -86,6 +86,9 @@ pub struct Origin {
     pub trace: u64,
     /// Gateways that it has passed before this one.
     pub hops: u8,
+    /// An address that stands for the guest, for `accept` and `getpeername` at the far end; `None` =
+    /// it has none.
+    pub address: Option<SocketAddr>,
 }
 
 impl DialRequest {
