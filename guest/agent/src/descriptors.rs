@@ -38,6 +38,11 @@ impl Duplicated {
         self.inodes.retain(|other| *other != inode);
     }
 
+    /// Whether a socket is known to have been duplicated. Copies onto the standard streams are not.
+    pub(crate) fn has(&self, inode: u64) -> bool {
+        self.inodes.contains(&inode)
+    }
+
     /// All numbers at which a thread has a socket that it has at `number`.
     pub(crate) fn numbers(&self, thread: u32, number: RawFd, inode: u64) -> Vec<RawFd> {
         let is_it =

@@ -160,9 +160,10 @@ pub(crate) const RESOLVER_START: Duration = Duration::from_secs(5);
 /// Bytes of the reason why there is no resolver.
 pub(crate) const MESSAGE_BYTES_MAX: u64 = 4096;
 
-/// Sockets of each kind that lie ready for programs that ask a nameserver. A taken one is replaced
-/// within 100 us or so; a burst waits for that.
-pub(crate) const SOCKETS_IN_STOCK: usize = 4;
+/// Sockets that the resolver's process sends at a time, of one kind, for programs that ask a nameserver.
+/// Twice as many lie ready at most, and half of them are always there unless there is a burst, which
+/// waits for 100 us or so.
+pub(crate) const SOCKETS_PER_ORDER: usize = 4;
 
 /// Calls that wait for such a socket: each is a waiting thread. One more is left to the kernel.
 pub(crate) const PARKED_MAX: usize = 4096;

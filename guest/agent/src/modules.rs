@@ -84,7 +84,7 @@ pub(crate) fn json(list: &List) -> String {
     let modules = list.modules.iter().map(|module| {
         let bindings = module.bindings.iter().map(|bound| {
             let queues = bound.queues.iter().map(|queue| {
-                let form = queue.form.map_or("null".to_owned(), |form| text(&form.to_string()));
+                let form = queue.form.map_or_else(|| "null".to_owned(), |form| text(&form.to_string()));
                 format!(
                     r#"{{"form":{form},"bytes":{},"to_host_bytes":{},"to_guest_bytes":{}}}"#,
                     queue.bytes, queue.to_host_bytes, queue.to_guest_bytes

@@ -40,8 +40,11 @@ impl Version {
 impl Nameservers {
     /// Whether a thread would ask this address for names.
     pub(crate) fn has(&mut self, thread: u32, address: IpAddr) -> bool {
-        self.look(thread);
-        self.known.contains(&address.to_canonical())
+        let address = address.to_canonical();
+        if !self.known.contains(&address) {
+            self.look(thread);
+        }
+        self.known.contains(&address)
     }
 
     /// Reads the thread's file, if it is not the one that was read last.

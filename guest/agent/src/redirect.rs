@@ -13,9 +13,9 @@ use std::time::Instant;
 use crate::address::{self, Passed};
 use crate::connect::{bound_name, not_replaced, passed_address};
 use crate::notify::{Answer, Notification};
-use crate::resolver::Kind;
+use crate::resolver::{Kind, network_of};
 use crate::supervisor::{Subject, Supervisor};
-use crate::{limits, log, options, sys};
+use crate::{limits, log, sys};
 
 impl Supervisor {
     /// sendto() with a small datagram and an address.
@@ -48,10 +48,13 @@ impl Supervisor {
         if self.table.has(subject.inode) || !self.nameservers.has(notification.thread, peer.ip()) {
             return Ok(None);
         }
-        if resolver.owns(subject.file.as_fd()) {
+        let network = network_of(subject.file.as_fd());
+        if network == resolver.network {
             return Ok(Some(Answer::Native));
         }
-        let Some(kind) = kind_of(&subject.file, self.network) else { return Ok(None) };
+        let Some(kind) = kind_of(&subject.file).filter(|_| network == self.network) else {
+            return Ok(None);
+        };
         let Some(new) = resolver.take(kind) else {
             let parked = resolver.park(notification);
             return Ok(Some(if parked { Answer::Later } else { Answer::Native }));
@@ -68,11 +71,11 @@ impl Supervisor {
         subject: &Subject,
         now: Instant,
     ) -> io::Result<Option<Answer>> {
-        let file = subject.file.as_fd();
-        if !self.resolver.as_ref().is_some_and(|resolver| resolver.owns(file)) {
+        let network = network_of(subject.file.as_fd());
+        if self.resolver.as_ref().is_none_or(|resolver| resolver.network != network) {
             return Ok(None);
         }
-        let Some(kind) = kind_of(&subject.file, None) else { return Ok(None) };
+        let Some(kind) = kind_of(&subject.file) else { return Ok(None) };
         let new = kind.socket()?;
         Ok(Some(self.exchange(notification, subject, &new, now)))
     }
@@ -86,8 +89,16 @@ impl Supervisor {
         now: Instant,
     ) -> Answer {
         let Subject { process, file, inode } = subject;
+        let number = notification.descriptor(0);
+        // What asks a nameserver is not a standard stream as well.
+        let numbers = if self.duplicated.has(*inode) {
+            self.duplicated.numbers(notification.thread, number, *inode)
+        } else {
+            vec![number]
+        };
+        let old = (file, *inode);
         let replaced = make_alike(file, new)
-            .and_then(|()| self.replace(notification, process, file, *inode, new, now));
+            .and_then(|()| self.replace_at(&numbers, notification, process, old, new, now));
         match replaced {
             Ok(()) => Answer::Native,
             Err(error) => not_replaced(&error),
@@ -110,62 +121,53 @@ impl Supervisor {
     }
 }
 
-/// The kind of a UDP socket, or of a TCP socket that is not connected. With a network: only of a socket
-/// that is of this network.
-fn kind_of(file: &OwnedFd, network: Option<u64>) -> Option<Kind> {
+/// The kind of a UDP socket, or of a TCP socket that is not connected.
+fn kind_of(file: &OwnedFd) -> Option<Kind> {
     let file = file.as_fd();
     let option = |name| sys::socket::int_option(file, libc::SOL_SOCKET, name).ok();
     let kind = match (option(libc::SO_PROTOCOL)?, option(libc::SO_DOMAIN)?) {
-        (libc::IPPROTO_UDP, libc::AF_INET) => Kind::UdpV4,
-        (libc::IPPROTO_UDP, libc::AF_INET6) => Kind::UdpV6,
+        (libc::IPPROTO_UDP, libc::AF_INET) => return Some(Kind::UdpV4),
+        (libc::IPPROTO_UDP, libc::AF_INET6) => return Some(Kind::UdpV6),
         (libc::IPPROTO_TCP, libc::AF_INET) => Kind::TcpV4,
         (libc::IPPROTO_TCP, libc::AF_INET6) => Kind::TcpV6,
         _ => return None,
     };
-    if matches!(kind, Kind::TcpV4 | Kind::TcpV6) {
-        const TCP_CLOSE: u8 = 7;
-        let mut state = [0u8];
-        sys::socket::option(file, libc::SOL_TCP, libc::TCP_INFO, &mut state).ok()?;
-        if state[0] != TCP_CLOSE {
-            return None;
-        }
-    }
-    let cookie = sys::socket::NETNS_COOKIE;
-    let here = || sys::socket::wide_option(file, libc::SOL_SOCKET, cookie).ok() == network;
-    (network.is_none() || here()).then_some(kind)
+    const TCP_CLOSE: u8 = 7;
+    let mut state = [0u8];
+    sys::socket::option(file, libc::SOL_TCP, libc::TCP_INFO, &mut state).ok()?;
+    (state[0] == TCP_CLOSE).then_some(kind)
 }
 
-/// Options of levels IP and IPv6 that resolvers set before they connect.
-const IP: &[i32] = &[libc::IP_RECVERR, libc::IP_MTU_DISCOVER, libc::IP_PKTINFO, libc::IP_RECVTTL];
-const IPV6: &[i32] = &[
-    libc::IPV6_V6ONLY,
-    libc::IPV6_RECVERR,
-    libc::IPV6_MTU_DISCOVER,
-    libc::IPV6_RECVPKTINFO,
-    libc::IPV6_RECVHOPLIMIT,
+/// What matters of a socket that asks a nameserver next door: others of its options are about a network
+/// that it is not in any more.
+const FOLLOWING: &[(i32, i32)] = &[
+    (libc::SOL_SOCKET, libc::SO_RCVTIMEO),
+    (libc::SOL_SOCKET, libc::SO_SNDTIMEO),
+    (libc::IPPROTO_IP, libc::IP_PKTINFO),
+    (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
 ];
 
 /// Flags, options and the bound name. What the new socket does not take is left.
 fn make_alike(old: &OwnedFd, new: &OwnedFd) -> io::Result<()> {
     let flags = sys::file::status_flags(old.as_fd())?;
     let shared = flags & (libc::O_NONBLOCK | libc::O_ASYNC);
-    sys::file::set_status_flags(new.as_fd(), libc::O_RDWR | shared)?;
-    options::copy_all(old, new, flags);
-    let copy = |level, names: &[i32]| {
-        for name in names {
-            let value = sys::socket::int_option(old.as_fd(), level, *name);
-            if let Ok(value) = value
-                && sys::socket::int_option(new.as_fd(), level, *name).is_ok_and(|is| is != value)
-            {
-                let _ = sys::socket::set_option(new.as_fd(), level, *name, &value.to_ne_bytes());
-            }
-        }
-    };
-    copy(libc::SOL_SOCKET, &[libc::SO_REUSEADDR, libc::SO_REUSEPORT, libc::SO_BROADCAST]);
-    copy(libc::IPPROTO_IP, IP);
+    if shared != 0 {
+        sys::file::set_status_flags(new.as_fd(), libc::O_RDWR | shared)?;
+    }
+    if shared & libc::O_ASYNC != 0 {
+        let _ = sys::file::copy_signal_owner(old.as_fd(), new.as_fd());
+    }
     let name = bound_name(old);
-    if name.is_none_or(|name| name.is_ipv6()) {
-        copy(libc::IPPROTO_IPV6, IPV6);
+    for (level, option) in FOLLOWING {
+        if *level == libc::IPPROTO_IPV6 && name.is_some_and(|name| name.is_ipv4()) {
+            continue;
+        }
+        let mut value = [0u8; sys::socket::OPTION_BYTES_SMALL];
+        let length = sys::socket::option(old.as_fd(), *level, *option, &mut value);
+        let Ok(value) = length.map(|length| &value[..length]) else { continue };
+        if value.iter().any(|byte| *byte != 0) {
+            let _ = sys::socket::set_option(new.as_fd(), *level, *option, value);
+        }
     }
     if let Some(name) = name
         && (name.port() != 0 || !name.ip().is_unspecified())

@@ -93,9 +93,8 @@ impl Supervisor {
         Ok(Answer::Value(0))
     }
 
-    /// Puts `new` at every number at which the process has `old`, with the same close-on-exec flags
-    /// and the same places in epoll sets.
-    pub(crate) fn replace(
+    /// Puts `new` at every number at which the process has `old`.
+    fn replace(
         &mut self,
         notification: &Notification,
         process: &Process,
@@ -104,13 +103,27 @@ impl Supervisor {
         new: &OwnedFd,
         now: Instant,
     ) -> io::Result<()> {
-        let number = notification.descriptor(0);
-        let thread = notification.thread;
+        let (thread, number) = (notification.thread, notification.descriptor(0));
         let numbers = self.duplicated.numbers(thread, number, old_inode);
-        let only = (numbers.len() == 1).then_some(number);
+        self.replace_at(&numbers, notification, process, (old, old_inode), new, now)
+    }
+
+    /// Puts `new` at these numbers, all that the process has of `old`, with the same close-on-exec flags
+    /// and the same places in epoll sets.
+    pub(crate) fn replace_at(
+        &mut self,
+        numbers: &[RawFd],
+        notification: &Notification,
+        process: &Process,
+        (old, old_inode): (&OwnedFd, u64),
+        new: &OwnedFd,
+        now: Instant,
+    ) -> io::Result<()> {
+        let thread = notification.thread;
+        let only = numbers.first().copied().filter(|_| numbers.len() == 1);
         let registered = epoll::registrations(process, only, old_inode, now);
         self.mover.move_all(old.as_fd(), new.as_fd(), &registered)?;
-        for number in numbers {
+        for &number in numbers {
             let close_on_exec = proc::fd_info(thread, number)?.close_on_exec();
             let listener = self.listener.as_fd();
             let id = notification.id;

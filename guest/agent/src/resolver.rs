@@ -112,6 +112,7 @@ impl Prepared {
         let mut resolver = Resolver {
             stream: self.0,
             stock: Kind::ALL.map(|_| VecDeque::new()),
+            ordered: [0; 4],
             network: None,
             parked: Vec::new(),
         };
@@ -142,8 +143,10 @@ impl Prepared {
 pub(crate) struct Resolver {
     stream: UnixStream,
     stock: [VecDeque<OwnedFd>; 4],
+    /// How many of each kind are ordered and have not come.
+    ordered: [usize; 4],
     /// The cookie of the private network.
-    network: Option<u64>,
+    pub(crate) network: Option<u64>,
     /// Calls that found the stock empty.
     parked: Vec<Notification>,
 }
@@ -157,21 +160,22 @@ impl AsFd for Resolver {
 impl Resolver {
     fn put(&mut self, number: u8, socket: OwnedFd) {
         self.network = self.network.or_else(|| network_of(socket.as_fd()));
-        if let Some(stock) = self.stock.get_mut(usize::from(number)) {
+        let at = usize::from(number);
+        if let Some((stock, ordered)) = self.stock.get_mut(at).zip(self.ordered.get_mut(at)) {
+            *ordered = ordered.saturating_sub(1);
             stock.push_back(socket);
         }
     }
 
-    /// Whether a socket is one of the private network.
-    pub(crate) fn owns(&self, socket: BorrowedFd<'_>) -> bool {
-        self.network.is_some() && network_of(socket) == self.network
-    }
-
-    /// A fresh socket of the private network; another one is ordered.
+    /// A fresh socket of the private network. More are ordered in time.
     pub(crate) fn take(&mut self, kind: Kind) -> Option<OwnedFd> {
-        let socket = self.stock[usize::from(kind.number())].pop_front()?;
-        // Fails only when the process is gone, which the loop sees.
-        let _ = (&self.stream).write(&[kind.number()]);
+        let at = usize::from(kind.number());
+        let socket = self.stock[at].pop_front()?;
+        if self.stock[at].len() + self.ordered[at] <= limits::SOCKETS_PER_ORDER {
+            self.ordered[at] += limits::SOCKETS_PER_ORDER;
+            // Fails only when the process is gone, which the loop sees.
+            let _ = (&self.stream).write(&[kind.number()]);
+        }
         Some(socket)
     }
 
@@ -205,6 +209,7 @@ impl Resolver {
     }
 }
 
-fn network_of(socket: BorrowedFd<'_>) -> Option<u64> {
+/// The cookie of a socket's network.
+pub(crate) fn network_of(socket: BorrowedFd<'_>) -> Option<u64> {
     sys::socket::wide_option(socket, libc::SOL_SOCKET, sys::socket::NETNS_COOKIE).ok()
 }

@@ -27,6 +27,8 @@ pub(crate) enum Case {
     RoundTrips { count: u64 },
     /// Connect, a byte each way, close.
     Connects { count: u64, parallel: u32 },
+    /// A name's address, by a fresh datagram socket each time, as C libraries ask.
+    Lookups { count: u64 },
 }
 
 impl Case {
@@ -57,7 +59,9 @@ impl Case {
     pub(crate) fn metrics(self) -> &'static [Metric] {
         match self {
             Self::Stream { .. } => &[Metric::Rate, Metric::GatewayCpu],
-            Self::RoundTrips { .. } => &[Metric::Median, Metric::Percentile99],
+            Self::RoundTrips { .. } | Self::Lookups { .. } => {
+                &[Metric::Median, Metric::Percentile99]
+            }
             Self::Connects { .. } => &[Metric::Connects],
         }
     }
@@ -76,6 +80,7 @@ impl fmt::Display for Case {
                     1024.. => write!(formatter, "{way}, {} KiB messages", message / 1024),
                 }
             }
+            Self::Lookups { .. } => formatter.write_str("address of a name, with a fresh socket"),
             Self::RoundTrips { .. } => formatter.write_str("1-byte round trip"),
             Self::Connects { parallel, .. } => {
                 write!(formatter, "connect + 1 byte + close, {parallel} at a time")

@@ -17,6 +17,8 @@ Parts:
   idle      10,000 connections at a time, and the memory that an idle one takes
   stalled   what a reader that stops costs the other flows, and the processor while 1,000 wait
   uml       a real guest (User Mode Linux 7.2) with the agent against native loopback TCP
+  names     addresses of names from the gateway's pool, in such a guest, against a server on loopback
+  rules     one decision among 10,000 rules (cargo bench -p outsock-core)
 
 Each figure is the median of its rounds; within a round all contestants take turns. Threads are not
 pinned. The figures of one run compare with one another, not with those of another day.
@@ -38,7 +40,7 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "PATH", default_value = "target/release/outsock-gateway")]
     pub(crate) gateway: PathBuf,
 
-    /// The agent's static binary, for the part uml
+    /// The agent's static binary, for the parts uml and names
     #[arg(
         long,
         value_name = "PATH",
@@ -93,6 +95,10 @@ pub(crate) enum Part {
     Stalled,
     /// A real guest.
     Uml,
+    /// Names in a real guest.
+    Names,
+    /// Decisions by rules.
+    Rules,
 }
 
 /// This program's other processes.

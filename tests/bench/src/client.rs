@@ -4,7 +4,7 @@
 //! sockets, one thread per connection that is open at a time.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +15,7 @@ use rustix::time::{ClockId, clock_gettime};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::case::{self, Case, Direction, Metric, Samples};
+use crate::limits;
 use crate::protocol::{self, Purpose, Volume};
 use crate::server::Stream;
 
@@ -24,7 +25,11 @@ const HOST_CID: u32 = 2;
 /// Runs one case and prints its samples.
 pub(crate) fn main(to: &str, case: &str) -> Result<()> {
     let case = serde_json::from_str(case).context("the case is no case")?;
-    let samples = measure(case, || connect(to)).with_context(|| format!("{case} to {to}"))?;
+    let samples = match case {
+        Case::Lookups { count } => lookups(to, count),
+        _ => measure(case, || connect(to)),
+    };
+    let samples = samples.with_context(|| format!("{case} to {to}"))?;
     println!("{}", serde_json::to_string(&samples)?);
     Ok(())
 }
@@ -87,6 +92,7 @@ pub(crate) fn measure<S: Read + Write>(
             Ok(case::round_trip_samples(trips))
         }
         Case::Connects { count, parallel } => connects(count, parallel, connect),
+        Case::Lookups { .. } => Err(io::ErrorKind::Unsupported.into()),
     }
 }
 
@@ -114,6 +120,57 @@ fn connects<S: Read + Write>(
         ends.try_for_each(|end| end.unwrap_or_else(|_| Err(io::Error::other("a thread panicked"))))
     })?;
     Ok(case::connect_samples(count, began.elapsed()))
+}
+
+/// The name that is asked for.
+pub(crate) const NAME: &str = "db.bench.peer";
+
+/// Asks a nameserver, `dns:ADDRESS:PORT`, or with `dns:` the first one of /etc/resolv.conf.
+fn lookups(to: &str, count: u64) -> io::Result<Samples> {
+    let server = match to.strip_prefix("dns:") {
+        Some("") => nameserver(),
+        Some(address) => address.to_owned(),
+        None => return Err(io::ErrorKind::InvalidInput.into()),
+    };
+    let mut query = vec![0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in NAME.split('.') {
+        query.push(u8::try_from(label.len()).map_err(io::Error::other)?);
+        query.extend(label.bytes());
+    }
+    query.extend([0, 0, 1, 0, 1]);
+    let one = |number: u64| -> io::Result<Duration> {
+        let began = Instant::now();
+        query_once(&server, &query, number)?;
+        Ok(began.elapsed())
+    };
+    // The first one gets the name its address.
+    one(0)?;
+    Ok(case::round_trip_samples((0..count).map(one).collect::<io::Result<_>>()?))
+}
+
+fn query_once(server: &str, query: &[u8], number: u64) -> io::Result<()> {
+    let mut query = query.to_vec();
+    query[..2].copy_from_slice(&[number.to_le_bytes()[0], number.to_le_bytes()[1]]);
+    let any = if server.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+    let socket = UdpSocket::bind(any)?;
+    socket.set_read_timeout(Some(limits::START_TIMEOUT))?;
+    socket.connect(server)?;
+    socket.send(&query)?;
+    let mut answer = [0; 512];
+    let length = socket.recv(&mut answer)?;
+    // The same number, no error, one answer.
+    let good = length > query.len() && answer[..2] == query[..2] && answer[3] & 15 == 0;
+    if good && answer[6..8] == [0, 1] { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+}
+
+/// Whom resolvers ask.
+fn nameserver() -> String {
+    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let listed = text.lines().find_map(|line| line.strip_prefix("nameserver ")).map(str::trim);
+    match listed.unwrap_or("127.0.0.1") {
+        v6 if v6.contains(':') => format!("[{v6}]:53"),
+        v4 => format!("{v4}:53"),
+    }
 }
 
 /// This process's own processor time.

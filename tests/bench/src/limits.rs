@@ -21,6 +21,9 @@ pub(crate) const CONNECTS: u64 = 3_000;
 /// Connections at a time in the parallel measurement.
 pub(crate) const CONNECTS_PARALLEL: u32 = 32;
 
+/// Names asked for in one measurement: enough for a 99th percentile of five.
+pub(crate) const LOOKUPS: u64 = 500;
+
 /// Connections in the two steps of the part `idle`.
 pub(crate) const IDLE_CONNECTIONS: [usize; 2] = [5_000, 10_000];
 

@@ -7,13 +7,14 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use crate::{address, limits, sys};
 
 /// The sockets of one family.
 #[derive(Debug)]
 pub(super) struct Servers {
-    pub(super) udp: OwnedFd,
+    pub(super) udp: Arc<OwnedFd>,
     pub(super) tcp: TcpListener,
 }
 
@@ -80,7 +81,7 @@ fn servers(any: IpAddr) -> io::Result<Servers> {
     sys::socket::listen(tcp.as_fd(), backlog)?;
     let tcp = TcpListener::from(tcp);
     tcp.set_nonblocking(true)?;
-    Ok(Servers { udp, tcp })
+    Ok(Servers { udp: Arc::new(udp), tcp })
 }
 
 /// `lo` of a new namespace is always the first interface.

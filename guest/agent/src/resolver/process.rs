@@ -1,8 +1,8 @@
 //! The resolver's process: enters the private network, serves DNS there, hands out sockets.
 //!
-//! in: one byte per socket that is wanted; out: sockets, over a Unix stream. Kept: it holds none of
+//! in: a byte when sockets are wanted; out: sockets, over a Unix stream. Kept: it holds none of
 //! the supervisor's descriptors and none of the command's output; it ends when the stream ends.
-//! Owner: itself. Bound: [`limits::SOCKETS_IN_STOCK`] per kind under way.
+//! Owner: itself. Bound: two orders per kind under way.
 
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
@@ -48,13 +48,9 @@ fn serve(stream: &UnixStream, dialer: &Arc<dyn Dialer>) -> Result<(), String> {
     let mailbox = Mailbox::new().map_err(io)?;
     let upstream = Upstream::open(Arc::clone(dialer), mailbox.clone())?;
     let stub = Stub::new(network, upstream, mailbox).map_err(io)?;
-    for kind in Kind::ALL {
-        for _ in 0..limits::SOCKETS_IN_STOCK {
-            // A kernel without IPv6 has no such sockets, and no programs that ask for them.
-            if kind.socket().and_then(|socket| hand(stream, kind, &socket)).is_err() {
-                break;
-            }
-        }
+    for kind in Kind::ALL.into_iter().chain(Kind::ALL) {
+        // A kernel without IPv6 has no such sockets, and no programs that ask for them.
+        let _ = hand_some(stream, kind);
     }
     (&mut &*stream).write_all(&[READY]).map_err(io)?;
     let orders = stream.try_clone().map_err(io)?;
@@ -63,18 +59,20 @@ fn serve(stream: &UnixStream, dialer: &Arc<dyn Dialer>) -> Result<(), String> {
     stub.serve().map_err(io)
 }
 
-fn hand(stream: &UnixStream, kind: Kind, socket: &std::os::fd::OwnedFd) -> std::io::Result<()> {
-    sys::socket::send_descriptor(stream.as_fd(), kind.number(), socket.as_fd())
+fn hand_some(stream: &UnixStream, kind: Kind) -> std::io::Result<()> {
+    (0..limits::SOCKETS_PER_ORDER).try_for_each(|_| {
+        sys::socket::send_descriptor(stream.as_fd(), kind.number(), kind.socket()?.as_fd())
+    })
 }
 
-/// One socket per byte. The end of the stream is the end of the supervisor, and of this process.
+/// Some sockets per byte. The end of the stream is the end of the supervisor, and of this process.
 fn fill_orders(mut stream: UnixStream) {
     let mut order = [0u8];
     while matches!(stream.read(&mut order), Ok(1)) {
         let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.number() == order[0]) else {
             continue;
         };
-        if kind.socket().and_then(|socket| hand(&stream, kind, &socket)).is_err() {
+        if hand_some(&stream, kind).is_err() {
             break;
         }
     }

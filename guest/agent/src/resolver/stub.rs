@@ -2,18 +2,20 @@
 //!
 //! in: datagrams and streams at port 53 of the private network; out: one answer per query, to where it
 //! came from. Nothing is looked into and nothing is cached; the contract is `outsock_vmrpc::resolver`.
-//! Owner: the main thread of the resolver's process. Kept: every query that is one gets an answer,
+//! Owner: the main thread of the resolver's process; the gateway's answers to datagrams go back from the
+//! thread that reads them. Kept: every query that is one gets an answer,
 //! SERVFAIL when there is no better one; no program delays another. Bounds:
 //! [`limits::DNS_QUERIES_MAX`], [`limits::DNS_STREAMS_MAX`], [`limits::DNS_ANSWER`].
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use outsock_vmrpc::limits::{DNS_ANSWER_BYTES_MAX, DNS_QUERY_BYTES_MAX};
 use outsock_vmrpc::resolver::{self, QueryRequest};
-use outsock_vmrpc::{Errno, RpcError};
+use outsock_vmrpc::{Errno, Fault, RpcError};
 
 use super::network::{Network, Servers};
 use super::stream::Stream;
@@ -30,14 +32,11 @@ const FROM_UDP: [u64; 2] = [2, 3];
 const FROM_TCP: [u64; 2] = [4, 5];
 const STREAM_MIN: u64 = 16;
 
-/// Datagrams taken from one socket before the others have their turn.
-const BATCH: usize = 64;
-
 /// Who wants an answer.
 #[derive(Debug)]
 enum Asker {
-    /// By UDP: the socket's place among the servers, and the way back.
-    Datagram(usize, Box<ReturnPath>),
+    /// By UDP: the server's socket, and the way back.
+    Datagram(Arc<OwnedFd>, Box<ReturnPath>),
     /// By TCP: the stream.
     Stream(u64),
 }
@@ -49,15 +48,46 @@ struct Pending {
     deadline: Instant,
 }
 
+/// The queries under way, by key and so by age. Who takes one out answers it: the loop, or the thread
+/// that reads the gateway's answers.
+#[derive(Clone, Debug)]
+struct Queries {
+    pending: Arc<Mutex<BTreeMap<u64, Pending>>>,
+    mailbox: Mailbox<Event>,
+}
+
+impl Queries {
+    fn pending(&self) -> MutexGuard<'_, BTreeMap<u64, Pending>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends a query as a call to the gateway has ended.
+    fn finish(&self, key: u64, outcome: Result<Vec<u8>, RpcError>) {
+        let Some(Pending { asker, query, .. }) = self.pending().remove(&key) else { return };
+        let answer = match outcome {
+            Ok(answer) => Some(answer),
+            // No query that could be answered: the contract says so.
+            Err(RpcError::Function(Errno::EMSGSIZE | Errno::EINVAL)) => None,
+            Err(_) => resolver::servfail(&query),
+        };
+        match (asker, answer) {
+            // A program that has gone meanwhile, or reads nothing, misses its answer only.
+            (Asker::Datagram(socket, path), Some(answer)) => {
+                drop(datagram::send(socket.as_fd(), &answer, &path));
+            }
+            (Asker::Datagram(..), None) => {}
+            (Asker::Stream(stream), answer) => self.mailbox.post(Event::Answer(stream, answer)),
+        }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Stub {
     poll: Epoll,
     servers: Vec<Servers>,
     upstream: Upstream,
-    mailbox: Mailbox<Event>,
-    /// By key, so also by age.
-    pending: BTreeMap<u64, Pending>,
+    queries: Queries,
     streams: HashMap<u64, Stream>,
     next_key: u64,
 }
@@ -79,8 +109,7 @@ impl Stub {
             poll,
             servers,
             upstream,
-            mailbox,
-            pending: BTreeMap::new(),
+            queries: Queries { pending: Arc::default(), mailbox },
             streams: HashMap::new(),
             next_key: STREAM_MIN,
         };
@@ -98,8 +127,8 @@ impl Stub {
                 let now = Instant::now();
                 match event.data {
                     FROM_MAILBOX => self.read_mail(now)?,
-                    FROM_GATEWAY => self.lose_gateway(now),
-                    2 | 3 => self.read_datagrams(at(event.data, FROM_UDP), &mut buffer, now),
+                    FROM_GATEWAY => self.lose_gateway(),
+                    2 | 3 => self.read_datagram(at(event.data, FROM_UDP), &mut buffer, now),
                     4 | 5 => self.accept(at(event.data, FROM_TCP), now)?,
                     key => self.on_stream(key, event.events, now),
                 }
@@ -109,7 +138,7 @@ impl Stub {
     }
 
     fn next_due(&self) -> Option<Instant> {
-        let oldest = self.pending.values().next().map(|pending| pending.deadline);
+        let oldest = self.queries.pending().values().next().map(|pending| pending.deadline);
         let idle = self.streams.values().map(Stream::idle_until).min();
         [oldest, idle].into_iter().flatten().min()
     }
@@ -123,16 +152,14 @@ impl Stub {
         self.next_key
     }
 
-    fn read_datagrams(&mut self, at: usize, buffer: &mut [u8], now: Instant) {
-        for _ in 0..BATCH {
-            let Some(server) = self.servers.get(at) else { return };
-            // Errors of a datagram socket (a refused answer) are about what was sent before.
-            let Ok((length, path)) = datagram::receive(server.udp.as_fd(), buffer) else { return };
-            let Some(query) = buffer.get(..length) else { continue };
-            if resolver::is_acceptable_length(query) {
-                let most = resolver::answer_bytes_max(query);
-                self.ask(Asker::Datagram(at, Box::new(path)), query.to_vec(), most, now);
-            }
+    fn read_datagram(&mut self, at: usize, buffer: &mut [u8], now: Instant) {
+        let Some(server) = self.servers.get(at) else { return };
+        // Errors of a datagram socket (a refused answer) are about what was sent before.
+        let Ok((length, path)) = datagram::receive(server.udp.as_fd(), buffer) else { return };
+        let Some(query) = buffer.get(..length) else { return };
+        if resolver::is_acceptable_length(query) {
+            let asker = Asker::Datagram(Arc::clone(&server.udp), Box::new(path));
+            self.ask(asker, query.to_vec(), resolver::answer_bytes_max(query), now);
         }
     }
 
@@ -172,24 +199,28 @@ impl Stub {
         let key = self.key();
         let request = QueryRequest { answer_bytes_max, message: query.clone() };
         let deadline = now + limits::DNS_ANSWER;
-        let full = self.pending.len() >= limits::DNS_QUERIES_MAX;
-        self.pending.insert(key, Pending { asker, query, deadline });
+        let pending = Pending { asker, query, deadline };
+        let full = {
+            let mut queries = self.queries.pending();
+            queries.insert(key, pending);
+            queries.len() > limits::DNS_QUERIES_MAX
+        };
         if full {
-            self.fail(key, now);
-        } else {
-            self.upstream.ask(key, &request);
+            return self.queries.finish(key, Err(RpcError::Host(Fault::TooMany)));
         }
+        let queries = self.queries.clone();
+        self.upstream.ask(&request, move |outcome| queries.finish(key, outcome));
     }
 
     fn read_mail(&mut self, now: Instant) -> io::Result<()> {
-        for event in self.mailbox.take_all() {
+        for event in self.queries.mailbox.take_all() {
             match event {
-                Event::Answer(key, Ok(answer)) => self.answer(key, Some(&answer), now),
-                // No query that could be answered: the contract says so.
-                Event::Answer(key, Err(RpcError::Function(Errno::EMSGSIZE | Errno::EINVAL))) => {
-                    self.answer(key, None, now);
+                Event::Answer(key, answer) => {
+                    if let Some(stream) = self.streams.get_mut(&key) {
+                        stream.answer(answer.as_deref(), now);
+                        self.after_stream(key, now);
+                    }
                 }
-                Event::Answer(key, Err(_)) => self.fail(key, now),
                 Event::Back(session) => {
                     self.upstream.resume(session);
                     self.watch_gateway()?;
@@ -199,47 +230,24 @@ impl Stub {
         Ok(())
     }
 
-    fn fail(&mut self, key: u64, now: Instant) {
-        let answer = self.pending.get(&key).and_then(|of| resolver::servfail(&of.query));
-        self.answer(key, answer.as_deref(), now);
-    }
-
-    /// Ends a query. Without an answer, a stream is closed.
-    fn answer(&mut self, key: u64, answer: Option<&[u8]>, now: Instant) {
-        match self.pending.remove(&key).map(|pending| pending.asker) {
-            Some(Asker::Datagram(at, path)) => {
-                if let (Some(answer), Some(server)) = (answer, self.servers.get(at)) {
-                    // A program that has gone meanwhile, or reads nothing, misses its answer only.
-                    let _ = datagram::send(server.udp.as_fd(), answer, &path);
-                }
-            }
-            Some(Asker::Stream(stream_key)) => {
-                if let Some(stream) = self.streams.get_mut(&stream_key) {
-                    stream.answer(answer, now);
-                    self.after_stream(stream_key, now);
-                }
-            }
-            None => {}
-        }
-    }
-
     fn on_time(&mut self, now: Instant) {
-        if self.pending.values().next().is_some_and(|oldest| oldest.deadline <= now) {
+        let oldest = self.queries.pending().values().next().map(|pending| pending.deadline);
+        if oldest.is_some_and(|deadline| deadline <= now) {
             // The gateway answers sooner, with SERVFAIL at the latest: it is not there any more.
-            self.lose_gateway(now);
+            self.lose_gateway();
         }
         let idle = |stream: &Stream| stream.idle_until() <= now;
         self.streams.retain(|_, stream| !idle(stream));
     }
 
-    fn lose_gateway(&mut self, now: Instant) {
+    fn lose_gateway(&mut self) {
         if let Some(watch) = self.upstream.watch() {
             // Closing the descriptor is not enough: the reader thread has another one.
             let _ = self.poll.delete(watch);
         }
         self.upstream.lose();
-        let keys: Vec<_> = self.pending.keys().copied().collect();
-        keys.into_iter().for_each(|key| self.fail(key, now));
+        let keys: Vec<_> = self.queries.pending().keys().copied().collect();
+        keys.into_iter().for_each(|key| self.queries.finish(key, Err(RpcError::Disconnected)));
     }
 }
 

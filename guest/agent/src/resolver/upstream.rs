@@ -1,8 +1,8 @@
 //! Upstream: the gateway's `resolver` module, over a stream of its own.
 //!
-//! in: queries; out: an [`Event`] per query in the stub's mailbox. Owner: the stub's loop; a reader
-//! thread per stream (in `outsock_vmrpc`) and, while the gateway is away, one thread that tries to
-//! reach it. Kept: every query ends with exactly one event, at once while there is no gateway.
+//! in: queries; out: the outcome of each, on the reader thread of the stream (in `outsock_vmrpc`), or at
+//! once while there is no gateway. Owner: the stub's loop; while the gateway is away, one thread tries
+//! to reach it. Kept: a query ends at most once; those of a session that is given up do not end here.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use crate::{gateway, limits, sys};
 /// What other threads tell the stub's loop.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// How the query with this key ended.
-    Answer(u64, Result<Vec<u8>, RpcError>),
+    /// An answer for a stream, by the stream's key; `None` ends the stream.
+    Answer(u64, Option<Vec<u8>>),
     /// The gateway is back.
     Back(Session),
 }
@@ -54,10 +54,12 @@ impl Upstream {
         Ok(Self { dialer, mailbox, session: Some(session) })
     }
 
-    /// Passes a query on.
-    pub(super) fn ask(&self, key: u64, query: &QueryRequest) {
-        let mailbox = self.mailbox.clone();
-        let done = move |outcome| mailbox.post(Event::Answer(key, outcome));
+    /// Passes a query on. `done` must not block.
+    pub(super) fn ask(
+        &self,
+        query: &QueryRequest,
+        done: impl FnOnce(Result<Vec<u8>, RpcError>) + Send + 'static,
+    ) {
         match &self.session {
             Some(session) => session.binding.start_rpc(resolver::QUERY, &query.encode(), done),
             None => done(Err(RpcError::Disconnected)),
@@ -69,7 +71,7 @@ impl Upstream {
         self.session.as_ref().map(|session| session.watch.as_fd())
     }
 
-    /// Gives the session up, which ends all its queries, and looks for the next one.
+    /// Gives the session up, with all its queries, and looks for the next one.
     pub(super) fn lose(&mut self) {
         let Some(session) = self.session.take() else { return };
         // The unbinding on drop must not wait for a gateway that is not there.

@@ -48,6 +48,15 @@ impl<'a> RealGuest<'a> {
         Self { name: Self::OURS, guest, prefix, to, backend_pid, server, message_max }
     }
 
+    /// The same, asking for names.
+    pub(crate) fn of_gateways_names(
+        guest: &'a Guest,
+        gateway: &Gateway,
+        server: &'a Server,
+    ) -> Self {
+        Self { to: "dns:".to_owned(), ..Self::of_gateway(guest, gateway, server) }
+    }
+
     /// A guest of a peer: the client itself opens vsock connections.
     pub(crate) fn of_peer(guest: &'a Guest, peer: &Peer, server: &'a Server) -> Self {
         let to = format!("vsock:{}", lab::HYBRID_PORT);

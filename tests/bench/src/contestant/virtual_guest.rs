@@ -196,7 +196,9 @@ impl Contestant for VirtualContestant<'_> {
                 let transfer = connection.round_trips(count, 1, Content::Copied)?;
                 Ok(case::round_trip_samples(transfer.round_trips))
             }
-            Case::Connects { .. } => Ok(client::measure(case, || self.connect_io())?),
+            Case::Connects { .. } | Case::Lookups { .. } => {
+                Ok(client::measure(case, || self.connect_io())?)
+            }
         }
     }
 

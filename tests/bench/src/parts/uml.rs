@@ -81,12 +81,15 @@ fn target(case: Case) -> Option<f64> {
     match case {
         Case::Stream { message: 65_536, direction: Direction::Out, .. } => Some(RATIO_MIN_OUT),
         Case::Stream { message: 65_536, direction: Direction::In, .. } => Some(RATIO_MIN_IN),
-        Case::Stream { .. } | Case::RoundTrips { .. } | Case::Connects { .. } => None,
+        Case::Stream { .. }
+        | Case::RoundTrips { .. }
+        | Case::Connects { .. }
+        | Case::Lookups { .. } => None,
     }
 }
 
 /// What the guest has to see, wherever it is on the host.
-fn share(cli: &Cli) -> Result<TempDir> {
+pub(super) fn share(cli: &Cli) -> Result<TempDir> {
     let share = tempfile::tempdir()?;
     let copy = |from: &Path, name: &str| {
         std::fs::copy(from, share.path().join(name))
