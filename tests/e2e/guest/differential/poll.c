@@ -96,6 +96,7 @@ static void edge(void) {
     epolled("unread", set, 0);
     epolled("more", set, PATIENCE_MS);
     received("recv", fd, 10, 0);
+    events(fd, POLLRDHUP, PATIENCE_MS);
     epolled("end", set, PATIENCE_MS);
     epolled("end-again", set, 0);
 }

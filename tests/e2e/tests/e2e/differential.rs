@@ -5,8 +5,6 @@
 //! Bound: [`TIME`].
 
 use std::io::{BufRead, BufReader};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
@@ -17,22 +15,18 @@ use outsock_site::{Directory, target_directory, tied, workspace};
 
 use crate::Verdict;
 use crate::host::{missing, program};
-use crate::net::{HOST, HOST6, Service};
+use crate::net::{HOST, HOST6, REACHED4, REACHED6, Service};
+use crate::places::Places;
 use crate::world::{World, outsourced};
 
 /// Software emulation on a busy machine.
 const TIME: Duration = Duration::from_secs(600);
 const PROGRAM: &str = "differential";
-/// The ports of `frame.h` where a server in the guest is reached: over IPv4, over IPv6.
-const REACHED4: Range<u16> = 7010..7014;
-const REACHED6: Range<u16> = 7014..7018;
 
 /// The program's other end, on the host.
 pub(crate) struct Peer {
     child: Child,
     pub(crate) services: Vec<Service>,
-    /// Ports of the guest, and where the gateway is to publish them.
-    pub(crate) published: Vec<(u16, SocketAddr)>,
     _output: BufReader<ChildStdout>,
 }
 
@@ -73,25 +67,18 @@ fn build(directory: &Directory) -> Result<PathBuf, String> {
 }
 
 /// Starts the peer on the host's loopback.
-pub(crate) fn peer(directory: &Directory) -> Result<Peer, String> {
+pub(crate) fn peer(directory: &Directory, places: &Places) -> Result<Peer, String> {
     let built = build(directory)?;
+    if !places.published.iter().any(|(port, _)| REACHED6.contains(port)) {
+        return Err("this host has no IPv6 loopback".to_owned());
+    }
     // The guest may not change what runs on the host.
     let own = directory.path("peer");
     std::fs::copy(&built, &own).map_err(|error| error.to_string())?;
-    let four = REACHED4.map(|port| (port, IpAddr::from(Ipv4Addr::LOCALHOST)));
-    let six = REACHED6.map(|port| (port, IpAddr::from(Ipv6Addr::LOCALHOST)));
-    // All are held until all are known.
-    let held: Vec<(u16, TcpListener)> = four
-        .chain(six)
-        .map(|(port, at)| TcpListener::bind((at, 0)).map(|listener| (port, listener)))
-        .collect::<Result<_, _>>()
-        .map_err(|error| format!("no place to publish a port of the guest: {error}"))?;
-    let published: Vec<(u16, SocketAddr)> =
-        held.iter().map(|(port, listener)| (*port, listener.local_addr().unwrap())).collect();
-    drop(held);
     let mut command = tied(&own);
     command.args(["peer", "127.0.0.1", "::1", "any"]);
-    command.args(published.iter().map(|(_, at)| at.port().to_string()));
+    let reached = REACHED4.chain(REACHED6).map(|port| places.published(port).port().to_string());
+    command.args(reached);
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -100,8 +87,7 @@ pub(crate) fn peer(directory: &Directory) -> Result<Peer, String> {
         .map_err(|error| error.to_string())?;
     let mut output = BufReader::new(child.stdout.take().unwrap());
     let services = services(&mut output);
-    let peer =
-        Peer { child, services: services.clone().unwrap_or_default(), published, _output: output };
+    let peer = Peer { child, services: services.clone().unwrap_or_default(), _output: output };
     services.map(|_| peer)
 }
 

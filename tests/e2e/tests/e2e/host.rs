@@ -53,7 +53,11 @@ pub(crate) fn program(names: &[&str]) -> Option<PathBuf> {
     candidates.into_iter().find(|candidate| candidate.is_file())
 }
 
-fn start(command: &mut Command, address: SocketAddr, log: &Path) -> Result<ServerProcess, String> {
+pub(crate) fn start(
+    command: &mut Command,
+    address: SocketAddr,
+    log: &Path,
+) -> Result<ServerProcess, String> {
     let name = format!("{command:?}");
     let file = std::fs::File::create(log).map_err(|error| error.to_string())?;
     let errors = file.try_clone().map_err(|error| error.to_string())?;

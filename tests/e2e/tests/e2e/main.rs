@@ -7,6 +7,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that finds something else than it expects fails")]
 
+mod apps;
+mod clients;
 mod data;
 mod differential;
 mod errors;
@@ -14,9 +16,11 @@ mod host;
 mod lifecycle;
 mod names;
 mod net;
+mod places;
 mod programs;
 mod semantics;
 mod servers;
+mod serving;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -35,6 +39,25 @@ pub(crate) enum Verdict {
 
 type Test = fn(&mut World) -> Verdict;
 
+/// Programs that are too large for software emulation within the time of a test run: run in guests of native speed.
+const WIDE: &[(&str, Test)] = &[
+    ("clients-scp-rsync", clients::scp_and_rsync),
+    ("clients-keepalive", clients::keepalive),
+    ("clients-postgres", clients::postgres),
+    ("clients-node", clients::node),
+    ("clients-java", clients::java),
+    ("clients-openssl", clients::openssl),
+    ("servers-sshd", serving::sshd),
+    ("servers-postgres", serving::postgres),
+    ("servers-node", serving::node),
+    ("servers-java", serving::java),
+    ("servers-iperf3", serving::iperf3),
+    ("servers-nc", serving::nc),
+    ("servers-socat", serving::socat),
+    ("servers-openssl", serving::openssl),
+    ("servers-http.server", serving::http_server),
+];
+
 /// In this order: the last ones take the world apart.
 const TESTS: &[(&str, Test)] = &[
     ("only-lo", programs::only_lo),
@@ -49,6 +72,13 @@ const TESTS: &[(&str, Test)] = &[
     ("iperf3-bidir", programs::iperf3_bidir),
     ("go-static", programs::go_static),
     ("asyncio", programs::asyncio),
+    ("clients-nc", clients::nc),
+    ("clients-redis", clients::redis),
+    ("servers-nginx", serving::nginx),
+    ("servers-redis", serving::redis),
+    ("servers-git", serving::git_daemon),
+    ("servers-go-proxy", serving::go_proxy),
+    ("servers-asyncio", serving::asyncio),
     ("errno", errors::errnos),
     ("loopback-stays", errors::loopback_stays_in_the_guest),
     ("socket-semantics", semantics::outsourced),
@@ -115,8 +145,9 @@ fn main() -> ExitCode {
     .unwrap_or_else(|error| panic!("{error}"));
     let mut count = Count::default();
     for kernel in kernels() {
+        let wide = if kernel == Kernel::Uml72 { WIDE } else { &[] };
         let tests: Vec<(&str, Test)> =
-            TESTS.iter().copied().filter(|(name, _)| wanted(kernel, name)).collect();
+            wide.iter().chain(TESTS).copied().filter(|(name, _)| wanted(kernel, name)).collect();
         if !tests.is_empty() {
             run_kernel(kernel, &programs, &tests, &mut count);
         }

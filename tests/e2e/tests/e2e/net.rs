@@ -5,6 +5,7 @@
 
 use std::fmt::Write;
 use std::net::SocketAddr;
+use std::ops::Range;
 
 /// The host that has all the services.
 pub(crate) const HOST: &str = "192.0.2.1";
@@ -25,6 +26,17 @@ pub(crate) const GIT: u16 = 9418;
 pub(crate) const CLOSED: u16 = 100;
 /// Nobody answers there.
 pub(crate) const SILENT: u16 = 101;
+/// Services of the host that a test starts when it needs them.
+pub(crate) const TLS: u16 = 443;
+pub(crate) const POSTGRES: u16 = 5432;
+pub(crate) const REDIS: u16 = 6379;
+pub(crate) const NGINX: u16 = 8080;
+pub(crate) const STARTED_LATER: [u16; 4] = [TLS, POSTGRES, REDIS, NGINX];
+/// Ports of guests that the host reaches, one for each server that a test runs there.
+pub(crate) const PUBLISHED: Range<u16> = 8001..8020;
+/// Those of the differential test's `frame.h`: reached over IPv4, over IPv6.
+pub(crate) const REACHED4: Range<u16> = 7010..7014;
+pub(crate) const REACHED6: Range<u16> = 7014..7018;
 /// Refused by rules, each with the errno beside it.
 pub(crate) const REFUSED_BY_RULE: [(u16, &str); 5] = [
     (111, "EACCES"),

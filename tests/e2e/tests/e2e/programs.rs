@@ -121,7 +121,7 @@ pub(crate) fn iperf3_reverse(world: &mut World) -> Verdict {
 }
 
 pub(crate) fn iperf3_parallel(world: &mut World) -> Verdict {
-    run_iperf3(world, &["-P", "8"], 9)
+    run_iperf3(world, &["-P", "16"], 17)
 }
 
 pub(crate) fn iperf3_bidir(world: &mut World) -> Verdict {

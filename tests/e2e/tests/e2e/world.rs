@@ -15,6 +15,7 @@ use crate::differential::{self, Peer};
 use crate::host::{self, ServerProcess};
 use crate::names;
 use crate::net::{self, Service};
+use crate::places::Places;
 
 pub(crate) const FIRST: (&str, u32) = ("first", 3);
 pub(crate) const SECOND: (&str, u32) = ("second", 4);
@@ -62,6 +63,7 @@ pub(crate) struct World {
     pub(crate) gateway: Option<Gateway>,
     pub(crate) servers: Servers,
     pub(crate) processes: Processes,
+    pub(crate) places: Places,
     pub(crate) directory: Directory,
     pub(crate) programs: Programs,
     pub(crate) image: Image,
@@ -76,13 +78,14 @@ impl World {
             std::fs::write(directory.share().join(name), text).unwrap();
         }
         let servers = servers();
-        let processes = processes(&directory);
+        let places = Places::new().unwrap();
+        let processes = processes(&directory, &places);
         let guests = [FIRST, SECOND].map(|(name, cid)| {
             (name, cid, directory.path(&format!("{name}.sock")).display().to_string())
         });
-        let published = processes.peer.as_ref().map(|peer| peer.published.clone());
-        let services = services(&servers, &processes);
-        let mut config = net::config(&guests, &services, &published.unwrap_or_default());
+        let mut services = services(&servers, &processes);
+        services.extend_from_slice(&places.services);
+        let mut config = net::config(&guests, &services, &places.published);
         config += &names::rules(&servers);
         let mut world = Self {
             guest: None,
@@ -90,6 +93,7 @@ impl World {
             gateway: None,
             servers,
             processes,
+            places,
             directory,
             programs: programs.clone(),
             image,
@@ -186,14 +190,14 @@ fn servers() -> Servers {
     }
 }
 
-fn processes(directory: &Directory) -> Processes {
+fn processes(directory: &Directory, places: &Places) -> Processes {
     let repositories = directory.path("repositories");
     Processes {
         git_head: host::repository(&repositories.join("files")),
         git: host::git_daemon(directory, Path::new(&repositories)),
         ssh: host::sshd(directory),
         iperf3: host::iperf3(directory),
-        peer: differential::peer(directory),
+        peer: differential::peer(directory, places),
     }
 }
 
