@@ -6,7 +6,8 @@
 //! Bound: one `apt-get` at a time per state directory (the caller's lock), three tries per download.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -114,6 +115,7 @@ pub fn install_missing(
         return Err(PackageError::NotRoot(names));
     }
     progress(&format!("installing {names} (apt-get, a few minutes at most)"));
+    let _no_services = NoServices::begin();
     let install = || {
         let mut apt = Command::new("apt-get");
         apt.env("DEBIAN_FRONTEND", "noninteractive");
@@ -130,6 +132,32 @@ pub fn install_missing(
     }
     progress(&format!("installed {names}"));
     Ok(())
+}
+
+/// While it lives, packages that are installed do not start their services: Debian's `invoke-rc.d` asks this file.
+struct NoServices {
+    made: bool,
+}
+
+impl NoServices {
+    const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+    /// A policy that the machine has already stays as it is.
+    fn begin() -> Self {
+        let script = "#!/bin/sh\n# While packages for tests are installed.\nexit 101\n";
+        let options =
+            fs::OpenOptions::new().write(true).create_new(true).mode(0o755).open(Self::POLICY);
+        Self { made: options.and_then(|mut file| file.write_all(script.as_bytes())).is_ok() }
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if self.made {
+            // Left over it would only keep services from starting.
+            let _ = fs::remove_file(Self::POLICY);
+        }
+    }
 }
 
 /// A private apt state for one suite.

@@ -9,7 +9,7 @@ use crate::cli::Part;
 use crate::report::Report;
 
 /// Programs that run unmodified in guests, and their servers on the host.
-const E2E: [&str; 12] = [
+const E2E: [&str; 23] = [
     "aria2",
     "bind9-dnsutils",
     "curl",
@@ -22,6 +22,17 @@ const E2E: [&str; 12] = [
     "busybox-static",
     "iproute2",
     "musl-tools",
+    "gcc",
+    "libc6-dev",
+    "netcat-openbsd",
+    "nginx",
+    "nodejs",
+    "openjdk-17-jdk-headless",
+    "openssl",
+    "postgresql",
+    "redis-server",
+    "rsync",
+    "socat",
 ];
 /// What every part that boots guests wants.
 const BOOT: [&str; 3] = ["python3", "busybox-static", "kmod"];

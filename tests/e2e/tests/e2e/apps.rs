@@ -21,13 +21,11 @@ const CLIENT_SECONDS: &str = "60";
 const POLL: Duration = Duration::from_millis(50);
 const SIGTERM: i32 = 15;
 
-const FILES: [(&str, &str); 7] = [
+const FILES: [(&str, &str); 5] = [
     ("net.js", include_str!("../../guest/apps/net.js")),
-    ("serve.py", include_str!("../../guest/apps/serve.py")),
     ("nginx.sh", include_str!("../../guest/apps/nginx.sh")),
     ("postgres.sh", include_str!("../../guest/apps/postgres.sh")),
     ("sshd.sh", include_str!("../../guest/apps/sshd.sh")),
-    ("git.sh", include_str!("../../guest/apps/git.sh")),
     ("Net.java", include_str!("../../guest/apps/Net.java")),
 ];
 

@@ -13,19 +13,15 @@ use crate::programs::{build_go, need};
 use crate::world::World;
 
 const NGINX: u16 = 8001;
-const GIT: u16 = 8002;
 const SSHD: u16 = 8003;
 const REDIS: u16 = 8004;
 const POSTGRES: u16 = 8005;
 const NODE: u16 = 8006;
 const GO: u16 = 8007;
 const JAVA: u16 = 8008;
-const ASYNCIO: u16 = 8009;
-const PYTHON: u16 = 8010;
 const IPERF3: u16 = 8011;
 const NC: u16 = 8012;
 const SOCAT: u16 = 8013;
-const TLS: u16 = 8014;
 
 const BYTES: usize = 3 << 20;
 const REQUESTS: usize = 60;
@@ -88,20 +84,6 @@ pub(crate) fn nginx(world: &mut World) -> Verdict {
         &twice[1],
     ]);
     assert_eq!(connects, "10");
-    Verdict::Passed
-}
-
-pub(crate) fn git_daemon(world: &mut World) -> Verdict {
-    need!("git", "git");
-    scripts(world);
-    files(world, "file", BYTES);
-    let argv = ["sh", "/mnt/share/apps/git.sh", &GIT.to_string(), "/mnt/share/files"];
-    let server = GuestServer::start(world, GIT, &argv);
-    let target = world.directory.path("cloned");
-    let (from, to) = (format!("git://{}/files", server.at), target.display().to_string());
-    on_host(&["git", "clone", "--quiet", &from, &to]);
-    let head = on_host(&["git", "-C", &to, "rev-parse", "HEAD"]);
-    assert!(server.said().contains(&format!("head {}", head.trim())), "{head}: {}", server.said());
     Verdict::Passed
 }
 
@@ -253,25 +235,6 @@ fn many_echoes(world: &World, server: &GuestServer) {
     assert_eq!(on_host(&["/usr/bin/python3", &many, "127.0.0.1", &at, "100"]), "100 echoes\n");
 }
 
-pub(crate) fn asyncio(world: &mut World) -> Verdict {
-    need!("python3", "python3");
-    scripts(world);
-    let argv = ["/usr/bin/python3", "/mnt/share/apps/serve.py", &ASYNCIO.to_string()];
-    let server = GuestServer::start(world, ASYNCIO, &argv);
-    many_echoes(world, &server);
-    Verdict::Passed
-}
-
-pub(crate) fn http_server(world: &mut World) -> Verdict {
-    need!("python3", "python3");
-    files(world, "file", BYTES);
-    let port = PYTHON.to_string();
-    let argv = ["/usr/bin/python3", "-m", "http.server", "-d", "/mnt/share/files", &port];
-    let server = GuestServer::start(world, PYTHON, &argv);
-    fetch(&url(&server, "/file"), BYTES);
-    Verdict::Passed
-}
-
 pub(crate) fn iperf3(world: &mut World) -> Verdict {
     need!("iperf3", "iperf3");
     let server = GuestServer::start(world, IPERF3, &["iperf3", "-s", "-p", &IPERF3.to_string()]);
@@ -340,18 +303,4 @@ pub(crate) fn certificate(world: &World) -> [String; 2] {
         );
     }
     [key, certificate]
-}
-
-pub(crate) fn openssl(world: &mut World) -> Verdict {
-    need!("openssl", "openssl");
-    need!("curl", "curl");
-    certificate(world);
-    files(world, "file", BYTES);
-    let script = format!(
-        "cd /mnt/share/files && exec openssl s_server -quiet -accept {TLS} -key /mnt/share/tls-key.pem \
-         -cert /mnt/share/tls-cert.pem -WWW"
-    );
-    let server = GuestServer::start(world, TLS, &["sh", "-c", &script]);
-    fetch(&format!("https://{}/file", server.at), BYTES);
-    Verdict::Passed
 }
