@@ -6,6 +6,9 @@
 //! Kept: a program reaches the kernel only through what the verifier lets it, and its own maps. Bound:
 //! [`limits::EBPF_DATA_BYTES`] of arguments and of result.
 
+#[cfg(test)]
+mod tests;
+
 use std::mem::offset_of;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -15,6 +15,7 @@
 //! | [`resolver`] | the arguments of the `resolver` host module, and what a stub resolver does |
 //! | [`modules`] | the arguments of the `modules` host module: who uses what |
 //! | [`client`] | the guest SDK: bind_module, perform_rpc, unbind_module, event queues |
+//! | `async_client` | the same for async programs (feature `async`) |
 //! | [`queue`] | event queues: put_event, get_event, their ring and their stream form |
 //! | [`pages`] | where a guest takes the memory of its event queues from |
 //! | [`host`] | the host side: register_hm, unregister_hm, make_ev_queue, the server (feature `host`) |
@@ -22,6 +23,8 @@
 //! | [`limits`] | every bound, with its unit and reason |
 #![deny(unsafe_code)]
 
+#[cfg(feature = "async")]
+pub mod async_client;
 mod calls;
 pub mod client;
 pub mod datagram;
@@ -42,6 +45,8 @@ pub mod socket;
 pub mod sys;
 pub mod wire;
 
+#[cfg(feature = "async")]
+pub use async_client::{AsyncBinding, AsyncClient};
 pub use client::{Binding, Client};
 pub use errno::Errno;
 pub use error::{Fault, RpcError};

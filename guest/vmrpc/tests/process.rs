@@ -78,6 +78,7 @@ impl World {
     }
 
     /// A process; aborting the first task kills it.
+    #[expect(clippy::type_complexity, reason = "two tasks")]
     fn process(
         &self,
         versions: VersionRange,

@@ -17,6 +17,7 @@ const LONG_FUNCTIONS: &[(&str, &str, usize)] = &[];
 /// Where `unsafe` may be said, and why.
 const UNSAFE: &[(&str, &str)] = &[
     ("gateway/device/", "guest memory and vectored calls on it"),
+    ("guest/vmrpc-c/src/sys.rs", "pointers of C programs"),
     ("guest/vmrpc/src/sys/", "event queues' pages, and vsock"),
     ("guest/agent/src/sys/", "raw system calls"),
     ("guest/agent/tests/", "raw system calls"),

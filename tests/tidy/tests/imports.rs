@@ -10,6 +10,7 @@ use outsock_tidy::files;
 /// The crates of the product: what each may depend on of ours. A crate that is not here is not allowed.
 const RINGS: &[(&str, &[&str])] = &[
     ("outsock-vmrpc", &[]),
+    ("outsock-vmrpc-c", &["outsock-vmrpc"]),
     ("outsock-core", &["outsock-vmrpc"]),
     ("outsock-transport", &["outsock-vmrpc"]),
     ("outsock-peer", &["outsock-transport", "outsock-vmrpc"]),

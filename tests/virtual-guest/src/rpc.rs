@@ -91,11 +91,20 @@ impl VirtualGuest {
 
     /// As [`Self::rpc`], like a privileged program: from a reserved port, with pages for event queues.
     pub fn rpc_sharing(&self) -> Result<Client, RpcSetupError> {
-        let adapt = |error: &dyn std::fmt::Display| RpcSetupError::Adapt(error.to_string());
-        let pages = QueuePages(self.queue_pages().map_err(|error| adapt(&error))?);
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let port = 1 + NEXT.fetch_add(1, Ordering::Relaxed) % PRIVILEGED_PORT_MAX;
-        let options = OpenOptions { local_port: Some(port), ..OpenOptions::default() };
+        self.rpc_sharing_from(Some(port))
+    }
+
+    /// Names pages without the right to: from any port.
+    pub fn rpc_sharing_unprivileged(&self) -> Result<Client, RpcSetupError> {
+        self.rpc_sharing_from(None)
+    }
+
+    fn rpc_sharing_from(&self, port: Option<u32>) -> Result<Client, RpcSetupError> {
+        let adapt = |error: &dyn std::fmt::Display| RpcSetupError::Adapt(error.to_string());
+        let pages = QueuePages(self.queue_pages().map_err(|error| adapt(&error))?);
+        let options = OpenOptions { local_port: port, ..OpenOptions::default() };
         let connection = self.start_open_with(outsock_vmrpc::limits::VMRPC_PORT, options)?;
         connection.wait_connected()?;
         let fd = connection.into_fd().map_err(|error| adapt(&error))?;
