@@ -5,7 +5,7 @@ use std::process::Command;
 
 use outsock_example_modules::{kv, ticker};
 
-use crate::world::{Process, World, bind, example, library, module, output};
+use crate::world::{Process, World, bind, built, example, module, output};
 
 /// What every tour prints.
 pub(crate) const TOUR: &str = "\
@@ -41,7 +41,7 @@ fn rust_module(world: &World) -> Process {
 fn python(script: &str) -> Command {
     let mut python = Command::new("python3");
     python.arg(example(script)).env("PYTHONPATH", example("../guest/python"));
-    python.env("OUTSOCK_RPC_LIBRARY", library().join("liboutsock_rpc.so"));
+    python.env("OUTSOCK_RPC_LIBRARY", built().join("liboutsock_rpc.so"));
     python
 }
 
@@ -65,7 +65,7 @@ fn c_tour(world: &World) -> Command {
     let mut cc = Command::new("cc");
     cc.args(["-Wall", "-Wextra", "-Werror", "-O1", "-I"]);
     cc.arg(example("../guest/vmrpc-c/include")).arg("-o").arg(&program);
-    cc.arg(example("c/tour.c")).arg(library().join("liboutsock_rpc.a"));
+    cc.arg(example("c/tour.c")).arg(built().join("liboutsock_rpc.a"));
     output(cc.args(["-lpthread", "-ldl", "-lm"]));
     Command::new(program)
 }

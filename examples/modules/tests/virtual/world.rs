@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use outsock_harness::{Gateway, Setup};
-use outsock_site::{Interrupt, Programs, cargo, target_directory, workspace};
+use outsock_site::{cargo, target_directory, workspace};
 use outsock_virtual_guest::{Options, VirtualGuest};
 use outsock_vmrpc::host::{HostModule, run_module};
 use outsock_vmrpc::limits::VMRPC_PORT;
@@ -17,18 +17,13 @@ use outsock_vmrpc::{Binding, Client, Fault, RpcError, VersionRange};
 
 pub(crate) const PATIENCE: Option<Duration> = Some(Duration::from_secs(60));
 
-/// The gateway's binary, built once.
-pub(crate) fn gateway_binary() -> PathBuf {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    let build = || Programs::build(&Interrupt::default(), &mut |_| {}).unwrap().gateway;
-    BINARY.get_or_init(build).clone()
-}
-
-/// The folder of the C library, built once.
-pub(crate) fn library() -> PathBuf {
+/// The folder of the gateway and of the C library, built once.
+pub(crate) fn built() -> PathBuf {
     static BUILT: OnceLock<()> = OnceLock::new();
     BUILT.get_or_init(|| {
-        let built = cargo().args(["build", "--release", "-p", "outsock-vmrpc-c"]).output().unwrap();
+        let mut build = cargo();
+        build.args(["build", "--release", "-p", "outsock-gateway", "-p", "outsock-vmrpc-c"]);
+        let built = build.output().unwrap();
         assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     });
     target_directory().join("release")
@@ -79,7 +74,7 @@ impl World {
         // The gateway's own folder is made when it starts; the modules' sockets need one before.
         let folder = std::env::temp_dir().join(format!("outsock-modules-{}", unique()));
         std::fs::create_dir_all(&folder).unwrap();
-        let setup = Setup::new(gateway_binary()).guest("web", 3).guest("other", 4);
+        let setup = Setup::new(built().join("outsock-gateway")).guest("web", 3).guest("other", 4);
         let gateway = setup.toml(&tables(&folder)).start().unwrap();
         let guest = gateway.boot("web", Options::default()).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
