@@ -9,18 +9,66 @@
 
 use std::net::IpAddr;
 
-use outsock_core::route::{Decision, Protocol, Query, RuleAction, WayId};
+use outsock_core::route::{Decision, Protocol, Query, RouteTable, RuleAction, WayId};
 use outsock_vmrpc::Errno;
 use outsock_vmrpc::socket::Asserted;
 
-use crate::config::{Guest, Target};
+use crate::config::{Guest, PeerConfig, RouteDetail, Target};
 use crate::own::OwnAddresses;
 use crate::policy::Policy;
+
+/// Whose rules are asked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Asker<'a> {
+    /// A guest: the routes.
+    Guest(&'a Guest),
+    /// Another gateway: what it may dial from here.
+    Peer(&'a PeerConfig),
+}
+
+impl<'a> Asker<'a> {
+    /// Its name in the configuration.
+    pub(crate) fn name(self) -> &'a str {
+        match self {
+            Self::Guest(guest) => &guest.name,
+            Self::Peer(peer) => peer.name(),
+        }
+    }
+
+    /// Its tags.
+    pub(crate) fn tags(self) -> &'a [String] {
+        match self {
+            Self::Guest(guest) => &guest.tags,
+            Self::Peer(_) => &[],
+        }
+    }
+
+    /// Its rules.
+    pub(crate) fn routes(self, policy: &'a Policy) -> &'a RouteTable {
+        match self {
+            Self::Guest(_) => &policy.config.routes,
+            Self::Peer(peer) => &peer.exit,
+        }
+    }
+
+    fn detail(self, policy: &'a Policy, rule: usize) -> Option<&'a RouteDetail> {
+        match self {
+            Self::Guest(_) => policy.config.route_details.get(rule),
+            Self::Peer(peer) => peer.exit_details.get(rule),
+        }
+    }
+
+    /// How to call a rule of its.
+    pub(crate) fn rule_name(self, policy: &'a Policy, rule: Option<usize>) -> &'a str {
+        let detail = rule.and_then(|rule| self.detail(policy, rule));
+        detail.map_or("the default", |detail| detail.name.as_str())
+    }
+}
 
 /// Who wants to go where. At least one of name and address is there.
 #[derive(Clone, Debug)]
 pub(crate) struct Wanted<'a> {
-    pub(crate) guest: &'a Guest,
+    pub(crate) asker: Asker<'a>,
     pub(crate) asserted: &'a Asserted,
     pub(crate) protocol: Protocol,
     /// Canonical.
@@ -68,8 +116,8 @@ impl Wanted<'_> {
             })?,
         };
         Ok(Query {
-            guest: &self.guest.name,
-            tags: &self.guest.tags,
+            guest: self.asker.name(),
+            tags: self.asker.tags(),
             program: self.asserted.program.as_deref(),
             user_id: self.asserted.user_id,
             user_name: self.asserted.user_name.as_deref(),
@@ -87,7 +135,7 @@ impl Wanted<'_> {
         own: &OwnAddresses,
         address: Option<IpAddr>,
     ) -> Result<Decision, Errno> {
-        Ok(policy.config.routes.decide(&self.query(address, own)?))
+        Ok(self.asker.routes(policy).decide(&self.query(address, own)?))
     }
 }
 
@@ -123,7 +171,7 @@ fn follow(policy: &Policy, wanted: &Wanted<'_>, decision: &Decision) -> Result<C
         // The default never opens anything.
         (RuleAction::Via(_), None) => Err(Refused { rule: None, errno: Errno::EACCES }),
         (RuleAction::Via(way), Some(rule)) => {
-            let detail = policy.config.route_details.get(rule);
+            let detail = wanted.asker.detail(policy, rule);
             Ok(Chosen {
                 rule,
                 way,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::ADMIN_SOCKET;
+use crate::config::{ADMIN_SOCKET, KEY_FILE};
 use crate::explain::Question;
 
 /// The host's side of outsock: serves the outsourced sockets of virtual machines.
@@ -35,6 +35,11 @@ pub(crate) enum Command {
     /// Serve the guests of a configuration until SIGTERM or Ctrl-C, which let connections finish;
     /// a second one ends at once.
     Run(Run),
+    /// Make this gateway's key, by which peers know it, and print the public half.
+    ///
+    /// The file (mode 0600) goes into [identity] key_file; what is printed goes into the peers'
+    /// [[peer]] key. It is a libp2p PeerId. A file that exists is never overwritten.
+    Keygen(Keygen),
     /// Check a configuration file and say what is wrong with it.
     Check(Check),
     /// Show the guests and connections of a running gateway.
@@ -57,6 +62,16 @@ pub(crate) struct Run {
     /// Write logs as JSON lines.
     #[arg(long)]
     pub(crate) log_json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Keygen {
+    /// The key file to make.
+    #[arg(default_value = KEY_FILE)]
+    pub(crate) file: PathBuf,
+    /// Make nothing: print the public half of a file that exists.
+    #[arg(long)]
+    pub(crate) show: bool,
 }
 
 #[derive(Debug, Args)]

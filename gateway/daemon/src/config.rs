@@ -7,6 +7,7 @@
 mod error;
 mod guests;
 mod modules;
+mod peers;
 mod publish;
 mod raw;
 mod routes;
@@ -31,6 +32,8 @@ pub(crate) use error::ConfigError;
 use error::Place;
 pub(crate) use guests::{Guest, GuestLimits, Resolve};
 pub(crate) use modules::{ModuleConfig, ModuleKind};
+use peers::Around;
+pub(crate) use peers::{IdentityConfig, PeerConfig};
 pub(crate) use publish::Publish;
 pub(crate) use raw::OwnTls;
 pub(crate) use routes::RouteDetail;
@@ -43,6 +46,9 @@ use crate::limits;
 
 /// Where the admin socket is when nothing else is said.
 pub(crate) const ADMIN_SOCKET: &str = "/run/outsock/gateway.sock";
+
+/// Where `keygen` puts the key when nothing else is said.
+pub(crate) const KEY_FILE: &str = "/etc/outsock/gateway.key";
 
 /// The synthetic IPv4 addresses: a range for benchmarks of devices (RFC 2544), so no honest host
 /// has one, and the one that others use for this, too.
@@ -62,6 +68,12 @@ pub(crate) struct Config {
     pub(crate) drain_timeout: Duration,
     /// Names and their synthetic addresses.
     pub(crate) names: NamesConfig,
+    /// Who this gateway is to its peers; `None` = it has none.
+    pub(crate) identity: Option<IdentityConfig>,
+    /// How it talks to them.
+    pub(crate) quic: outsock_transport_quic::Settings,
+    /// Other gateways.
+    pub(crate) peers: Vec<PeerConfig>,
     /// The guests, in file order.
     pub(crate) guests: Vec<Guest>,
     /// Host modules, and who may use which.
@@ -110,19 +122,35 @@ impl Config {
         let raw: raw::Config = toml::from_str(text).map_err(|error| place.toml_error(&error))?;
         let gateway = raw.gateway;
         let names = names(raw.names, &gateway.admin_socket, place)?;
+        let identity = peers::identity(raw.identity.as_ref(), place)?;
+        let quic = peers::quic(&raw.quic, place)?;
         let guests = guests::check(&raw.guest, place)?;
         let modules = modules::check(&raw.module, place)?;
-        let transports = transports::check(&raw.transport, place)?;
+        let mut transports = transports::check(&raw.transport, place)?;
+        peers::transports(&mut transports, &raw.peer, place)?;
         let groups = ways::groups(&raw.group, &transports, place)?;
         let mut own: Vec<&Path> = guests.iter().map(|guest| guest.socket.as_path()).collect();
         own.push(&gateway.admin_socket);
         let numbers = ways::numbers(&transports, &groups);
+        let peers = peers::check(
+            &raw.peer,
+            &Around {
+                identity: identity.as_ref(),
+                listens: raw.quic.listen.is_some(),
+                ways: &numbers,
+                own: &own,
+            },
+            place,
+        )?;
         let (rules, route_details) = routes::check(&raw.route, &numbers, &own, place)?;
         let publishes = publish::check(&raw.publish, &transports, &own, place)?;
         Ok(Self {
             dial_timeout: Duration::from_millis(gateway.dial_timeout_ms),
             drain_timeout: Duration::from_millis(gateway.drain_timeout_ms),
             names,
+            identity,
+            quic,
+            peers,
             routes: RouteTable::new(rules, gateway.default.0),
             route_details,
             publishes,

@@ -10,7 +10,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outsock_transport::{Destination, DialError, DialRequest, Dialed, SocketOption, Transport};
+use outsock_transport::{
+    Destination, DialError, DialRequest, Dialed, Origin, SocketOption, Transport,
+};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -40,6 +42,7 @@ pub(crate) struct Terms<'a> {
     pub(crate) timeout: Duration,
     pub(crate) options: &'a [SocketOption],
     pub(crate) encryption: Option<&'a Arc<Encryption>>,
+    pub(crate) origin: &'a Origin,
 }
 
 /// Dials.
@@ -87,7 +90,8 @@ async fn one_member(
     let options: Arc<[SocketOption]> = terms.options.into();
     let request = |destination, source| {
         let options = Arc::clone(&options);
-        DialRequest { source, timeout, options, ..DialRequest::to(destination) }
+        let origin = terms.origin.clone();
+        DialRequest { source, timeout, options, origin, ..DialRequest::to(destination) }
     };
     let outlet = Outlet::new(&named.transport, chosen, terms.encryption);
     let from = async |destinations: Vec<Destination>, source| match <[Destination; 1]>::try_from(

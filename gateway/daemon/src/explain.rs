@@ -10,12 +10,13 @@ use outsock_core::route::{Protocol, RuleAction, canonical};
 use outsock_vmrpc::socket::Asserted;
 use serde::{Deserialize, Serialize};
 
-use crate::choose::{Chosen, Refused, Wanted, choose};
+use crate::choose::{Asker, Chosen, Refused, Wanted, choose};
 use crate::config::{Guest, HostPort, Target};
 use crate::limits;
 use crate::names::{Found, Names};
 use crate::own::OwnAddresses;
 use crate::policy::Policy;
+use crate::registry::Way;
 
 /// What is asked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -112,13 +113,43 @@ pub(crate) async fn explain(
         }
     };
     let protocol = if question.udp { Protocol::Udp } else { Protocol::Tcp };
-    let wanted = Wanted { guest, asserted: &asserted, protocol, name, address, port };
+    let asker = Asker::Guest(guest);
+    let wanted = Wanted { asker, asserted: &asserted, protocol, name, address, port };
     let outcome = match names {
         Some(_) => Some(choose(policy, own, &wanted).await),
         None => None,
     };
     let address = asked_address(policy, &wanted, outcome.as_ref(), &mut notes).await;
     lay_out(policy, own, &wanted, address, question, notes)
+}
+
+/// What a connection by a peer, or to a guest of this gateway, asks for.
+fn peer_note(policy: &Policy, way: &Way<'_>, wanted: &Wanted<'_>) -> Option<String> {
+    let Way::Transport(named) = way else { return None };
+    let (name, via) = (wanted.name.as_deref(), &named.name);
+    match named.transport.kind() {
+        "peer" => {
+            let service = name.and_then(|name| name.strip_suffix(&format!(".{via}.peer")));
+            Some(match service {
+                Some(service) => format!("peer {via} is asked for its service {service}"),
+                None => format!("peer {via} is asked to dial it: its own exit rules decide"),
+            })
+        }
+        "local" => Some(match name.and_then(|name| policy.peers.service(name)) {
+            Some(service) => {
+                let offers =
+                    policy.config.publishes.iter().find(|publish| publish.offers(&service));
+                match offers {
+                    Some(publish) => {
+                        format!("the service {service} is offered by {}", publish.name)
+                    }
+                    None => format!("no [[publish]] offers a service {service}"),
+                }
+            }
+            None => "this is no name of a service here: write SERVICE.local.peer".to_owned(),
+        }),
+        _ => None,
+    }
 }
 
 fn guest<'a>(policy: &'a Policy, name: &str) -> Result<&'a Guest, ExplainError> {
@@ -197,13 +228,14 @@ fn lay_out(
     let action = match decision.action {
         RuleAction::Via(way) => {
             let way = policy.way(way);
+            notes.extend(way.as_ref().and_then(|way| peer_note(policy, way, wanted)));
             format!("via {}", way.as_ref().map_or("nothing", |way| way.name()))
         }
         RuleAction::Refuse(errno) => format!("refuse {errno}"),
     };
     if !question.udp && wanted.name.is_some() {
         let by_name = wanted.name.as_deref().is_some_and(|name| {
-            policy.config.routes.routes_by_name(&wanted.guest.name, &wanted.guest.tags, name)
+            policy.config.routes.routes_by_name(wanted.asker.name(), wanted.asker.tags(), name)
         });
         if by_name {
             notes.push("the guest resolves this name to a synthetic address".to_owned());

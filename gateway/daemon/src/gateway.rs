@@ -115,6 +115,7 @@ impl Gateway {
         let modules = self.modules.prepare(&policy.config.modules)?;
         let started = self.start_all(added.into_iter())?;
         // From here on nothing can fail.
+        policy.peers.set(&policy.config);
         self.sockets.set_policy(Arc::clone(&policy));
         self.modules.commit(modules, &policy.config.modules, &self.registry);
         self.registry.revoke(|guest, module| policy.config.may_use(guest, module));
@@ -195,6 +196,8 @@ fn stays_fixed(before: &Config, config: &Config) -> Result<(), ReloadError> {
     let names = (&before.names, &config.names);
     let fixed = [
         ("[gateway] admin_socket", before.admin_socket == config.admin_socket),
+        ("[identity]", before.identity == config.identity),
+        ("[quic]", before.quic == config.quic),
         ("[names] pool_v4", names.0.pool_v4 == names.1.pool_v4),
         ("[names] pool_v6", names.0.pool_v6 == names.1.pool_v6),
         ("[names] file", names.0.file == names.1.file),

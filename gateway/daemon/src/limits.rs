@@ -210,3 +210,43 @@ pub(crate) const OUTBOX_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Bytes of a channel that are read at once.
 pub(crate) const CHANNEL_READ_BYTES: usize = 256 * 1024;
+
+/// Configured peers. Each that has addresses is kept connected.
+pub(crate) const PEERS_MAX: usize = 1000;
+
+/// Connections that are kept with one peer: more than the cores of a machine help nobody.
+pub(crate) const PEER_CONNECTIONS_MAX: usize = 8;
+
+/// Bytes that one stream of a peer may have on its way unread when the configuration does not say:
+/// 1 Gbit/s over 30 ms.
+pub(crate) const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+
+/// The least that may be said: two packets of the largest size, or nothing moves.
+pub(crate) const STREAM_WINDOW_BYTES_MIN: u32 = 16 << 10;
+
+/// The same for all streams of a connection: sixteen that are not read do not hold the others up.
+pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
+
+/// Bytes that all peers together may make the gateway hold when the configuration does not say.
+pub(crate) const PEERS_MEMORY_BYTES: u64 = 512 << 20;
+
+/// Streams that one peer may have open when the configuration does not say: a busy site's
+/// connections, each of which costs some kilobytes.
+pub(crate) const STREAMS_PER_PEER: u32 = 16_384;
+
+/// After how long a silent peer is dead when the configuration does not say, milliseconds.
+pub(crate) const DEAD_AFTER_MS: u64 = 12_000;
+
+/// The least that may be said, milliseconds: a lost packet is repeated within a second or two.
+pub(crate) const DEAD_AFTER_MS_MIN: u64 = 1_000;
+
+/// Bytes of each buffer of the UDP socket when the configuration does not say: 8 ms at 8 Gbit/s,
+/// the time that a busy machine may be away.
+pub(crate) const SOCKET_BUFFER_BYTES: usize = 8 << 20;
+
+/// The largest UDP payload that is tried when the configuration does not say: Ethernet's 1500 less
+/// the headers of IPv6 and UDP.
+pub(crate) const MTU_BYTES: u16 = 1452;
+
+/// The least UDP payload of QUIC (RFC 9000, 14).
+pub(crate) const MTU_BYTES_MIN: u16 = 1200;

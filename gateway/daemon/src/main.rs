@@ -17,6 +17,7 @@
 //! | `choose`, `dial` | from a wish to a way, from a way to a connection |
 //! | `encrypt`, `own_tls` | TLS by rule; programs that bring their own |
 //! | `registry`, `group` | transport kinds, groups of transports and their health |
+//! | `peers` | other gateways: their streams, their exits |
 //! | `names`, `seen`, `upstream` | synthetic addresses, names just resolved, the host's resolvers |
 //! | `own` | whether an address is this host's |
 //! | `connections` | who is connected where |
@@ -48,6 +49,7 @@ mod modules_module;
 mod names;
 mod own;
 mod own_tls;
+mod peers;
 mod policy;
 mod pump;
 mod registry;
@@ -84,6 +86,7 @@ fn main() -> ExitCode {
     };
     let result = match cli.command {
         cli::Command::Run(run) => run_gateway(&run),
+        cli::Command::Keygen(keygen) => make_key(&keygen),
         cli::Command::Check(check) => check_config(&check),
         cli::Command::Status(status) => show_status(&status),
         cli::Command::Reload(reload) => ask_reload(&reload),
@@ -115,11 +118,26 @@ fn run_gateway(run: &cli::Run) -> anyhow::Result<()> {
     runtime()?.block_on(run::run(&run.config, config))
 }
 
+fn make_key(keygen: &cli::Keygen) -> anyhow::Result<()> {
+    let identity = if keygen.show {
+        outsock_peer::Identity::load(&keygen.file)?
+    } else {
+        outsock_peer::Identity::create(&keygen.file)?
+    };
+    // Alone on standard output, for scripts.
+    println!("{}", identity.key());
+    Ok(())
+}
+
 fn check_config(check: &cli::Check) -> anyhow::Result<()> {
     let config = config::Config::load(&check.config)?;
     let summary = show::summary(&config);
+    let key_file = config.identity.as_ref().map(|identity| identity.key_file.clone());
     // Also what the file names must be there. Nothing is dialled and nothing started.
     let _entered = runtime()?.block_on(async { policy::Policy::build(config, None) })?;
+    if let Some(identity) = &key_file {
+        outsock_peer::Identity::load(identity)?;
+    }
     println!("{summary}");
     Ok(())
 }

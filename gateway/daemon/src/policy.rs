@@ -13,6 +13,7 @@ use outsock_core::route::WayId;
 use crate::config::{Config, ConfigError, Guest};
 use crate::encrypt::Encryption;
 use crate::group::LiveGroup;
+use crate::peers::Peers;
 use crate::registry::{NamedTransport, Transports, Way};
 use crate::upstream::Upstream;
 
@@ -21,6 +22,7 @@ use crate::upstream::Upstream;
 pub(crate) struct Policy {
     pub(crate) config: Config,
     pub(crate) upstream: Arc<Upstream>,
+    pub(crate) peers: Arc<Peers>,
     transports: Transports,
     groups: Vec<Arc<LiveGroup>>,
     /// By rule.
@@ -32,10 +34,22 @@ impl Policy {
     /// Builds a policy; `before` is the one that it will replace. The files that the configuration names
     /// are read here.
     pub(crate) fn build(config: Config, before: Option<&Self>) -> Result<Arc<Self>, ConfigError> {
+        let peers = before.map(|before| Arc::clone(&before.peers));
+        let peers = peers.unwrap_or_else(|| Peers::offline(&config));
+        Self::build_with(config, before, peers)
+    }
+
+    /// The same with connections to peers.
+    pub(crate) fn build_with(
+        config: Config,
+        before: Option<&Self>,
+        peers: Arc<Peers>,
+    ) -> Result<Arc<Self>, ConfigError> {
         let tls = config.route_details.iter().map(|detail| detail.tls.as_ref());
         let encryptions =
             tls.map(|tls| tls.map(Encryption::new).transpose()).collect::<Result<_, _>>()?;
-        let transports = Transports::build(&config.transports, before.map(|b| &b.transports))?;
+        let before_transports = before.map(|before| &before.transports);
+        let transports = Transports::build(&config.transports, before_transports, &peers)?;
         let upstream = before
             .filter(|before| before.config.names.nameservers == config.names.nameservers)
             .map(|before| Arc::clone(&before.upstream));
@@ -52,7 +66,7 @@ impl Policy {
             .collect();
         let names = config.guests.iter().map(|guest| guest.name.clone());
         let guests = names.zip(0..).collect();
-        Ok(Arc::new(Self { config, upstream, transports, groups, encryptions, guests }))
+        Ok(Arc::new(Self { config, upstream, peers, transports, groups, encryptions, guests }))
     }
 
     /// A guest's settings.

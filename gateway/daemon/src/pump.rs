@@ -20,9 +20,28 @@ enum Broke {
     Far(Errno),
 }
 
+/// A side that can be broken off.
+pub(crate) trait Side: AsyncRead + AsyncWrite + Unpin {
+    /// Breaks it off.
+    fn reset(self, errno: Errno);
+}
+
+impl Side for BridgeStream {
+    fn reset(self, errno: Errno) {
+        Self::reset(self, errno);
+    }
+}
+
+impl Side for Pin<Box<dyn AsyncStream>> {
+    fn reset(self, errno: Errno) {
+        AsyncStream::reset(self, errno);
+    }
+}
+
 /// Moves bytes until both directions have ended or one side broke, no faster than the guest's limit.
+/// The near side is a guest, or the peer that stands for one.
 pub(crate) async fn pump(
-    guest: BridgeStream,
+    guest: impl Side,
     far: Pin<Box<dyn AsyncStream>>,
     throttle: Option<Arc<Throttle>>,
 ) {
@@ -38,7 +57,7 @@ pub(crate) struct Begun {
 
 /// The same, where somebody has looked at the first bytes.
 pub(crate) async fn pump_on(
-    guest: BridgeStream,
+    guest: impl Side,
     far: Pin<Box<dyn AsyncStream>>,
     throttle: Option<Arc<Throttle>>,
     begun: Begun,

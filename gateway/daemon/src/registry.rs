@@ -10,6 +10,7 @@ use outsock_transport_proxy::{Auth, HttpConnect, Socks5};
 
 use crate::config::{ConfigError, TransportConfig, TransportSettings};
 use crate::group::LiveGroup;
+use crate::peers::Peers;
 
 /// A configured transport.
 #[derive(Clone, Debug)]
@@ -31,6 +32,15 @@ impl Way<'_> {
         match self {
             Self::Transport(transport) => &transport.name,
             Self::Group(group) => &group.config.name,
+        }
+    }
+
+    /// Whether it may lead to another guest of this gateway.
+    pub(crate) fn is_local(&self) -> bool {
+        let is_local = |named: &NamedTransport| named.transport.kind() == "local";
+        match self {
+            Self::Transport(transport) => is_local(transport),
+            Self::Group(group) => group.members.iter().any(is_local),
         }
     }
 
@@ -64,6 +74,7 @@ impl Transports {
     pub(crate) fn build(
         configs: &[TransportConfig],
         before: Option<&Self>,
+        peers: &Peers,
     ) -> Result<Self, ConfigError> {
         let mut by_id: Vec<Built> = Vec::new();
         for config in configs {
@@ -71,7 +82,9 @@ impl Transports {
                 TransportSettings::Socks5(proxy) | TransportSettings::HttpConnect(proxy) => {
                     proxy.auth()?
                 }
-                TransportSettings::Direct => Auth::None,
+                TransportSettings::Direct | TransportSettings::Local | TransportSettings::Peer => {
+                    Auth::None
+                }
             };
             let carrier = |all: &[Built], config: &TransportConfig| {
                 let below = config.over.and_then(|at| all.get(at));
@@ -94,7 +107,7 @@ impl Transports {
                 None => Built {
                     named: NamedTransport {
                         name: config.name.as_str().into(),
-                        transport: make(config, below, &auth),
+                        transport: make(config, below, &auth, peers),
                     },
                     config: config.clone(),
                     auth,
@@ -120,10 +133,13 @@ fn make(
     config: &TransportConfig,
     below: Option<Arc<dyn Transport>>,
     auth: &Auth,
+    peers: &Peers,
 ) -> Arc<dyn Transport> {
     let below = below.unwrap_or_else(|| Arc::new(Direct));
     match &config.settings {
         TransportSettings::Direct => Arc::new(Direct),
+        TransportSettings::Local => peers.local(),
+        TransportSettings::Peer => peers.way(&config.name),
         TransportSettings::Socks5(proxy) => {
             Arc::new(Socks5::new(below, proxy.server.clone(), auth.clone()))
         }

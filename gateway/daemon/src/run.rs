@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use outsock_vmrpc::host::Registry;
@@ -16,6 +16,7 @@ use crate::guests::ServedGuest;
 use crate::modules_module::ModulesModule;
 use crate::names::Names;
 use crate::own::OwnAddresses;
+use crate::peers::{self, Peers};
 use crate::policy::Policy;
 use crate::resolver_module::ResolverModule;
 use crate::socket_module::{SocketModule, Sockets};
@@ -30,7 +31,10 @@ pub(crate) async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
         .with_context(|| format!("cannot make the admin socket {}", admin_socket.display()))?;
     let own = OwnAddresses::new().context("cannot ask the kernel for the host's own addresses")?;
     let names = Names::open(&config.names)?;
-    let sockets = Sockets::new(Policy::build(config, None)?, names, own);
+    let peers = Peers::start(&config)?;
+    let policy = Policy::build_with(config, None, Arc::clone(&peers))?;
+    peers.set(&policy.config);
+    let sockets = Sockets::new(policy, names, own);
     let registry = Registry::new();
     registry.register_hm(SocketModule(Arc::clone(&sockets)))?;
     registry.register_hm(ResolverModule(Arc::clone(&sockets)))?;
@@ -45,10 +49,15 @@ pub(crate) async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     let tasks = [
         tokio::spawn(admin::serve(listener, Arc::clone(&gateway))),
         tokio::spawn(sweep(Arc::clone(&sockets))),
+        tokio::spawn(peers::serve(Arc::clone(&sockets))),
     ];
     serve(&gateway, &mut signals).await;
     sockets.drain();
+    peers.drain().await;
+    let until = Instant::now() + sockets.policy().config.drain_timeout;
     drain(&gateway, &mut signals).await;
+    // What guests have sent is with the peers, or their own connections go on until then.
+    peers.close(until.saturating_duration_since(Instant::now())).await;
     for task in tasks {
         task.abort();
         let _ = task.await;

@@ -25,6 +25,9 @@ pub(crate) fn summary(config: &Config) -> String {
         count(config.transports.len(), "transport"),
         count(config.route_details.len(), "route"),
     ];
+    if !config.peers.is_empty() {
+        parts.push(count(config.peers.len(), "peer"));
+    }
     if !config.groups.is_empty() {
         parts.insert(2, count(config.groups.len(), "group"));
     }
@@ -112,12 +115,53 @@ pub(crate) fn status(status: &Status) -> String {
             let _ = writeln!(out, "  {}: {health}{speed}", member.transport);
         }
     }
+    peers(&mut out, status);
     published(&mut out, status);
     if !status.connections.is_empty() {
         out.push('\n');
         connections(&mut out, status);
     }
     out
+}
+
+/// Other gateways, and their connections that leave from here.
+fn peers(out: &mut String, status: &Status) {
+    if let Some(key) = status.key.as_ref().filter(|_| !status.peers.is_empty()) {
+        let _ = writeln!(out, "\nthis gateway's key is {key}");
+    }
+    for peer in &status.peers {
+        let name = &peer.name;
+        let _ = match (&peer.address, &peer.error) {
+            (Some(address), _) => {
+                let rtt = peer.rtt_us.unwrap_or(0);
+                let for_how_long = age(peer.connected_ms.unwrap_or(0));
+                let streams = count(peer.streams, "stream");
+                writeln!(
+                    out,
+                    "peer {name}: connected to {address} for {for_how_long}, round trip \
+                     {}.{:03} ms, {streams}, {} sent, {} received",
+                    rtt / 1000,
+                    rtt % 1000,
+                    bytes(peer.bytes_sent),
+                    bytes(peer.bytes_received),
+                )
+            }
+            (None, Some(error)) => writeln!(out, "peer {name}: not connected: {error}"),
+            (None, None) => writeln!(out, "peer {name}: not connected"),
+        };
+        if peer.served + peer.refused + peer.failed > 0 {
+            let (served, refused, failed) = (peer.served, peer.refused, peer.failed);
+            let _ = writeln!(
+                out,
+                "  it asked for: {served} served, {refused} refused, {failed} failed"
+            );
+        }
+    }
+    for exit in &status.exits {
+        let (peer, origin, to) = (&exit.peer, &exit.origin, &exit.destination);
+        let (rule, via, age) = (&exit.rule, &exit.transport, age(exit.age_ms));
+        let _ = writeln!(out, "  {origin} of {peer} to {to} by {rule}, via {via}, for {age}");
+    }
 }
 
 /// Rules that publish, and listeners.

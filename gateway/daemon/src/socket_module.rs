@@ -22,9 +22,11 @@ mod inbound;
 mod inspect;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use outsock_core::route::canonical_name;
 use outsock_vmrpc::host::{CallError, Caller, HostModule};
 use outsock_vmrpc::socket::inbound::{
     self as wire, ListenRequest, Refuse, Report, Session, Unlisten,
@@ -51,6 +53,8 @@ pub(crate) struct Sockets {
     pub(crate) names: Arc<Names>,
     pub(crate) own: OwnAddresses,
     draining: AtomicBool,
+    /// For clients that have no port of their own.
+    next_port: AtomicU32,
 }
 
 impl Sockets {
@@ -61,6 +65,7 @@ impl Sockets {
             names,
             own,
             draining: AtomicBool::new(false),
+            next_port: AtomicU32::new(0),
         })
     }
 
@@ -96,6 +101,25 @@ impl Sockets {
     fn all_guests(&self) -> Vec<Arc<GuestSockets>> {
         let guests = self.guests.read().unwrap_or_else(PoisonError::into_inner);
         guests.values().cloned().collect()
+    }
+
+    /// Whether the gateway is about to end.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// An address that stands for a guest of this site or another: its name resolves to it. Never one
+    /// of the host's, least of all its loopback, which servers trust. `None` when the pool of synthetic
+    /// addresses has none left for its site.
+    pub(crate) fn stand_in(&self, guest: &str, site: &str) -> Option<SocketAddr> {
+        let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+        let guest: String = guest.chars().map(plain).collect();
+        let name = canonical_name(&format!("{guest}.{site}.peer"))?;
+        let addresses = self.names.assign(&name, &format!("peer {site}")).ok()?;
+        // A port that looks like a client's; it leads nowhere.
+        let turn = self.next_port.fetch_add(1, Ordering::Relaxed) % 16_384;
+        let port = 49_152 + u16::try_from(turn).ok()?;
+        Some(SocketAddr::new(addresses.v4.into(), port))
     }
 
     /// Forgets connections that are over.

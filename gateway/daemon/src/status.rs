@@ -4,6 +4,8 @@
 //! [`limits::STATUS_CONNECTIONS_MAX`] connections and [`limits::STATUS_LISTENERS_MAX`] listeners are
 //! listed.
 
+mod peers;
+
 use std::sync::atomic::Ordering::Relaxed;
 
 use outsock_device::HostSocket;
@@ -15,6 +17,7 @@ use crate::gateway::Gateway;
 use crate::guests::ServedGuest;
 use crate::limits;
 use crate::policy::Policy;
+pub(crate) use peers::{ExitStatus, PeerStatus};
 
 /// See the module.
 #[derive(Debug, Serialize, Deserialize)]
@@ -22,6 +25,10 @@ pub(crate) struct Status {
     pub(crate) version: String,
     pub(crate) guests: Vec<GuestStatus>,
     pub(crate) groups: Vec<GroupStatus>,
+    /// This gateway's key, if it has one.
+    pub(crate) key: Option<String>,
+    pub(crate) peers: Vec<PeerStatus>,
+    pub(crate) exits: Vec<ExitStatus>,
     pub(crate) publishes: Vec<PublishStatus>,
     pub(crate) listeners: Vec<ListenerStatus>,
     pub(crate) listeners_left_out: usize,
@@ -171,6 +178,9 @@ pub(crate) fn status(gateway: &Gateway) -> Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         guests: served.iter().map(guest_status).collect(),
         groups: groups.collect(),
+        key: policy.peers.key(),
+        peers: peers::peers(&policy),
+        exits: peers::exits(&policy),
         publishes: publishes(&served, &policy),
         listeners,
         listeners_left_out,

@@ -7,7 +7,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use outsock_core::route::{Condition, GuestPattern, PortRange};
+use outsock_core::route::{Condition, GuestPattern, PortRange, canonical_name};
 use outsock_transport::Destination;
 use toml::Spanned;
 
@@ -43,7 +43,13 @@ impl Publish {
             PublishAt::SamePort(ip) => Destination::Address(SocketAddr::new(*ip, port)),
             PublishAt::Address(address) => Destination::Address(*address),
             PublishAt::Unix(path) => Destination::Unix(path.clone()),
+            PublishAt::Service(name) => Destination::Name { name: name.clone(), port: 0 },
         })
+    }
+
+    /// Whether it offers a service of this name.
+    pub(crate) fn offers(&self, service: &str) -> bool {
+        matches!(&self.at, PublishAt::Service(name) if name == service)
     }
 }
 
@@ -56,6 +62,8 @@ pub(crate) enum PublishAt {
     Address(SocketAddr),
     /// On a Unix socket.
     Unix(PathBuf),
+    /// Nowhere on the host: guests of this gateway and peers reach it by this service's name.
+    Service(String),
 }
 
 impl std::str::FromStr for PublishAt {
@@ -69,6 +77,12 @@ impl std::str::FromStr for PublishAt {
                 Ok(Self::Unix(PathBuf::from(path)))
             };
         }
+        if let Some(name) = text.strip_prefix("service:") {
+            return match canonical_name(name).filter(|plain| plain == name) {
+                Some(name) => Ok(Self::Service(name)),
+                None => Err(format!("{name:?} is no name for a service: write it as db or my-web")),
+            };
+        }
         if let Ok(address) = text.parse() {
             return Ok(Self::Address(address));
         }
@@ -76,7 +90,7 @@ impl std::str::FromStr for PublishAt {
         ip.parse().map(Self::SamePort).map_err(|_| {
             format!(
                 "{text:?} is no place to listen: write ADDRESS (the guest's port), ADDRESS:PORT, \
-                 [ADDRESS]:PORT or unix:PATH"
+                 [ADDRESS]:PORT, unix:PATH or service:NAME"
             )
         })
     }
@@ -99,7 +113,7 @@ pub(super) fn check(
             let fixed = match &publish.at {
                 PublishAt::SamePort(_) => false,
                 PublishAt::Address(address) => address.port() != 0,
-                PublishAt::Unix(_) => true,
+                PublishAt::Unix(_) | PublishAt::Service(_) => true,
             };
             fixed && other.via == publish.via && other.at == publish.at
         };
@@ -120,7 +134,10 @@ fn one(
     place: Place<'_>,
 ) -> Result<Publish, ConfigError> {
     let publish = spanned.get_ref();
-    let via = publish.via.get_ref();
+    let is_service = matches!(publish.listen.get_ref().0, PublishAt::Service(_));
+    let local = "local".to_owned();
+    // A service is nobody's socket: its transport is not asked for.
+    let via = if is_service { &local } else { publish.via.get_ref() };
     let Some(via) = transports.iter().position(|transport| transport.name == *via) else {
         let message = format!(
             "there is no transport named {via:?}; there are: {}",
@@ -139,7 +156,7 @@ fn one(
     let fixed = match &at {
         PublishAt::SamePort(_) => false,
         PublishAt::Address(address) => address.port() != 0,
-        PublishAt::Unix(_) => true,
+        PublishAt::Unix(_) | PublishAt::Service(_) => true,
     };
     if fixed && !is_one {
         let message = "one place is for one port of the guest: leave the port away to listen on \

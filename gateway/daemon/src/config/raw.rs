@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use outsock_core::route::{
     Cidr, DomainPattern, Entry, Glob, GuestPattern, PortRange, Protocol, UserPattern,
 };
+use outsock_peer::PeerKey;
 use outsock_transport_tls::Pin;
 use outsock_vmrpc::Errno;
 use serde::Deserialize;
@@ -22,6 +23,11 @@ pub(super) struct Config {
     pub(super) gateway: Gateway,
     #[serde(default = "super::defaults")]
     pub(super) names: Names,
+    pub(super) identity: Option<Identity>,
+    #[serde(default = "super::defaults")]
+    pub(super) quic: Quic,
+    #[serde(default)]
+    pub(super) peer: Vec<Peer>,
     #[serde(default)]
     pub(super) guest: Vec<Guest>,
     #[serde(default)]
@@ -92,6 +98,101 @@ fn pool_v4() -> Spanned<Text<Cidr>> {
 
 fn pool_v6() -> Spanned<Text<Cidr>> {
     super::constant(super::POOL_V6)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Identity {
+    pub(super) key_file: PathBuf,
+    pub(super) name: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Quic {
+    pub(super) listen: Option<Text<SocketAddr>>,
+    #[serde(default = "stream_window_bytes")]
+    pub(super) stream_window_bytes: Spanned<u32>,
+    #[serde(default = "connection_window_bytes")]
+    pub(super) connection_window_bytes: u32,
+    #[serde(default = "memory_max_bytes")]
+    pub(super) memory_max_bytes: u64,
+    #[serde(default = "streams_max")]
+    pub(super) streams_max: u32,
+    #[serde(default = "dead_after_ms")]
+    pub(super) dead_after_ms: Spanned<u64>,
+    #[serde(default = "socket_buffer_bytes")]
+    pub(super) socket_buffer_bytes: usize,
+    #[serde(default = "yes")]
+    pub(super) offload: bool,
+    #[serde(default = "mtu_max_bytes")]
+    pub(super) mtu_max_bytes: Spanned<u16>,
+    #[serde(default = "yes")]
+    pub(super) ack_frequency: bool,
+    #[serde(default)]
+    pub(super) congestion: Congestion,
+}
+
+fn stream_window_bytes() -> Spanned<u32> {
+    Spanned::new(0..0, limits::STREAM_WINDOW_BYTES)
+}
+
+fn connection_window_bytes() -> u32 {
+    limits::CONNECTION_WINDOW_BYTES
+}
+
+fn memory_max_bytes() -> u64 {
+    limits::PEERS_MEMORY_BYTES
+}
+
+fn streams_max() -> u32 {
+    limits::STREAMS_PER_PEER
+}
+
+fn dead_after_ms() -> Spanned<u64> {
+    Spanned::new(0..0, limits::DEAD_AFTER_MS)
+}
+
+fn socket_buffer_bytes() -> usize {
+    limits::SOCKET_BUFFER_BYTES
+}
+
+fn mtu_max_bytes() -> Spanned<u16> {
+    Spanned::new(0..0, limits::MTU_BYTES)
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Congestion {
+    #[default]
+    Cubic,
+    Bbr,
+    NewReno,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Peer {
+    pub(super) name: Spanned<String>,
+    pub(super) key: Spanned<Text<PeerKey>>,
+    #[serde(default)]
+    pub(super) addresses: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) services: Vec<Text<Entry<Glob>>>,
+    #[serde(default)]
+    pub(super) exit: Vec<Spanned<Route>>,
+    #[serde(default)]
+    pub(super) congestion: Congestion,
+    #[serde(default = "connections")]
+    pub(super) connections: Spanned<usize>,
+}
+
+fn connections() -> Spanned<usize> {
+    Spanned::new(0..0, 1)
 }
 
 #[derive(Debug, Deserialize)]

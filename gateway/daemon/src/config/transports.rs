@@ -44,6 +44,10 @@ impl TransportKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum TransportSettings {
     Direct,
+    /// Services of this gateway's own guests. There is one, without being written down.
+    Local,
+    /// Another gateway: one for each `[[peer]]`.
+    Peer,
     Socks5(ProxyConfig),
     HttpConnect(ProxyConfig),
 }

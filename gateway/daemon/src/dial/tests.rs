@@ -16,6 +16,7 @@ const TERMS: Terms<'_> = Terms {
     timeout: Duration::from_secs(60),
     options: &[],
     encryption: None,
+    origin: &Origin { guest: None, trace: 0, hops: 0, address: None },
 };
 
 fn chosen(addresses: &[&str], name: Option<&str>) -> Chosen {

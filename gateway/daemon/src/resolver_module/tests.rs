@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
 
 use super::*;
-use crate::choose::{Wanted, choose};
+use crate::choose::{Asker, Wanted, choose};
 use crate::config::Config;
 use crate::own::OwnAddresses;
 
@@ -185,7 +185,7 @@ impl Scene {
     async fn choose(&self, name: Option<&str>, ip: Option<&str>) -> Result<Vec<IpAddr>, String> {
         let own = OwnAddresses::new().unwrap();
         let wanted = Wanted {
-            guest: self.policy.guest("web").unwrap(),
+            asker: Asker::Guest(self.policy.guest("web").unwrap()),
             asserted: &Asserted::default(),
             protocol: Protocol::Tcp,
             name: name.map(str::to_owned),

@@ -5,13 +5,14 @@
 //! call. Kept: the order announce, limits, rules, dial: nothing is dialled that a rule or limit
 //! forbids, and the device learns of every end.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::Instant;
 
-use outsock_core::route::{Protocol, canonical, canonical_name};
-use outsock_transport::DialError;
+use outsock_core::route::{Protocol, WayId, canonical, canonical_name};
+use outsock_transport::{DialError, Origin};
 use outsock_vmrpc::Errno;
 use outsock_vmrpc::host::Caller;
 use outsock_vmrpc::socket::options::SocketOption;
@@ -20,7 +21,7 @@ use outsock_vmrpc::socket::{Asserted, ConnectReply, ConnectRequest, Destination,
 use super::announced::Announced;
 use super::guest::LimitReached;
 use super::{GuestSockets, Sockets};
-use crate::choose::{Chosen, Refused, Wanted, choose};
+use crate::choose::{Asker, Chosen, Refused, Wanted, choose};
 use crate::clock;
 use crate::connections::{Connection, Direction, Encrypted};
 use crate::dial::{Reached, Terms, dial};
@@ -104,7 +105,7 @@ impl Course<'_> {
         let settings = self.policy.guest(&self.caller.guest).ok_or(ConnectError::Ending)?;
         let (name, address, port, pooled) = self.destination(&request.destination)?;
         let wanted = Wanted {
-            guest: settings,
+            asker: Asker::Guest(settings),
             asserted: &asserted,
             protocol: Protocol::Tcp,
             name,
@@ -115,12 +116,14 @@ impl Course<'_> {
         let dialling = async {
             let chosen = choose(self.policy, &self.sockets.own, &wanted).await;
             let chosen = chosen.map_err(ConnectError::Refused)?;
+            let origin = self.origin(chosen.way);
             let terms = Terms {
                 cid: self.caller.cid,
                 source: request.source,
                 timeout: self.policy.config.dial_timeout,
                 options,
                 encryption: self.policy.encryption(chosen.rule),
+                origin: &origin,
             };
             let way = self.policy.way(chosen.way);
             let way = way.ok_or(ConnectError::Dial(DialError::NetworkUnreachable))?;
@@ -136,6 +139,18 @@ impl Course<'_> {
         let aborts = options.contains(&SocketOption::AbortOnClose(true));
         let end = Made { token: request.token, chosen, asserted, dial_us, held, aborts };
         self.attach(announced, reached, end)
+    }
+
+    /// Who asks, for those who are told: other gateways, and listeners of other guests.
+    fn origin(&self, way: WayId) -> Origin {
+        let way = self.policy.way(way);
+        let is_local = way.is_some_and(|way| way.is_local());
+        Origin {
+            guest: Some(Arc::clone(&self.caller.guest)),
+            trace: RandomState::new().build_hasher().finish(),
+            hops: 0,
+            address: is_local.then(|| self.sockets.stand_in(&self.caller.guest, "local")).flatten(),
+        }
     }
 
     /// Name, address and port; and whether the address is the pool's.

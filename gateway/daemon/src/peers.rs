@@ -1,0 +1,129 @@
+//! Peers: other gateways, as the daemon sees them.
+//!
+//! in: the configuration's identity and peers; out: a transport for each peer, the transport of this
+//! gateway's own services, streams of peers that are served. Owner: shared by all policies; one task
+//! takes peers' streams, one serves each. Kept: a gateway without `[identity]` has no socket for peers
+//! at all. Bounds: those of [`outsock_transport_quic`].
+//!
+//! | Module | What it holds |
+//! |---|---|
+//! | `serve` | what becomes of a peer's stream |
+//! | `exits` | peers' connections that leave from here, and their counters |
+//! | `way` | a peer as a route's way |
+
+mod exits;
+mod serve;
+mod way;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use outsock_peer::Identity;
+use outsock_transport::Transport;
+use outsock_transport_local::Local;
+use outsock_transport_quic::{Endpoint, Peer};
+
+pub(crate) use exits::Exits;
+pub(crate) use serve::serve;
+use way::PeerWay;
+
+use crate::config::Config;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    endpoint: Option<Arc<Endpoint>>,
+    local: Local,
+    connected: Connected,
+    pub(crate) exits: Exits,
+}
+
+/// The peers of the policy in force.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Connected(Arc<Mutex<Vec<Arc<Peer>>>>);
+
+impl Connected {
+    fn all(&self) -> Vec<Arc<Peer>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Peers {
+    /// Opens the socket for peers, where the configuration has an identity.
+    pub(crate) fn start(config: &Config) -> anyhow::Result<Arc<Self>> {
+        let endpoint = match &config.identity {
+            None => None,
+            Some(identity) => {
+                let identity = Identity::load(&identity.key_file)?;
+                let endpoint = Endpoint::start(&identity, config.quic.clone())?;
+                tracing::info!(
+                    key = %endpoint.key(), at = %endpoint.local_addr()?, "this gateway to its peers"
+                );
+                Some(Arc::new(endpoint))
+            }
+        };
+        Ok(Self::new(config, endpoint))
+    }
+
+    /// Without a socket: for questions to a file.
+    pub(crate) fn offline(config: &Config) -> Arc<Self> {
+        Self::new(config, None)
+    }
+
+    fn new(config: &Config, endpoint: Option<Arc<Endpoint>>) -> Arc<Self> {
+        let site = config.identity.as_ref().and_then(|identity| identity.site.as_deref());
+        Arc::new(Self {
+            endpoint,
+            local: Local::new(site),
+            connected: Connected::default(),
+            exits: Exits::default(),
+        })
+    }
+
+    /// From now on these are the peers: the policy that names them comes into force.
+    pub(crate) fn set(&self, config: &Config) {
+        let Some(endpoint) = &self.endpoint else { return };
+        let settings: Vec<_> = config.peers.iter().map(|peer| peer.settings.clone()).collect();
+        let peers = endpoint.set_peers(&settings);
+        *self.connected.0.lock().unwrap_or_else(PoisonError::into_inner) = peers;
+    }
+
+    /// The peers that this gateway has a socket for.
+    pub(crate) fn all(&self) -> Vec<Arc<Peer>> {
+        self.connected.all()
+    }
+
+    /// This gateway's key, if it has one.
+    pub(crate) fn key(&self) -> Option<String> {
+        self.endpoint.as_ref().map(|endpoint| endpoint.key().to_string())
+    }
+
+    /// The service of this gateway that a name means.
+    pub(crate) fn service(&self, name: &str) -> Option<String> {
+        self.local.service(name).map(str::to_owned)
+    }
+
+    /// The services of this gateway's own guests.
+    pub(crate) fn local(&self) -> Arc<dyn Transport> {
+        Arc::new(self.local.clone())
+    }
+
+    /// A peer by its name.
+    pub(crate) fn way(&self, name: &str) -> Arc<dyn Transport> {
+        Arc::new(PeerWay { name: name.to_owned(), connected: self.connected.clone() })
+    }
+
+    /// Takes no new streams of peers, and tells them.
+    pub(crate) async fn drain(&self) {
+        if let Some(endpoint) = &self.endpoint {
+            endpoint.drain().await;
+        }
+    }
+
+    /// Ends the connections to peers; streams have so long to end.
+    pub(crate) async fn close(&self, patience: Duration) {
+        if let Some(endpoint) = &self.endpoint {
+            endpoint.close(patience).await;
+        }
+    }
+}

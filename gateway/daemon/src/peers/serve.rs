@@ -1,0 +1,206 @@
+//! Serve: what becomes of a stream that a peer opens.
+//!
+//! in: a header; out: a connection to a guest's listener, or to where the peer's exit rules allow, or a
+//! refusal with a reason. Owner: one task per stream; it ends with the stream. Kept: what a peer may
+//! not use is refused by name before anything is dialled; an exit dials only addresses that the rules
+//! were asked about, by the code that asks them for guests; success is said when the far socket has
+//! connected. Bounds: the peer's streams; the dial's timeout.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use outsock_core::route::{Protocol, canonical, canonical_name};
+use outsock_peer::{Bound, Refusal, StreamKind, Target};
+use outsock_transport::{DialError, Inbound, Origin, Stream};
+use outsock_transport_quic::Incoming;
+use outsock_vmrpc::Errno;
+use outsock_vmrpc::socket::Asserted;
+
+use super::exits::PeerCounts;
+use crate::choose::{Asker, Wanted, choose};
+use crate::config::PeerConfig;
+use crate::dial::{Terms, dial};
+use crate::policy::Policy;
+use crate::pump::pump;
+use crate::socket_module::Sockets;
+
+/// Serves the peers' streams until the endpoint ends.
+pub(crate) async fn serve(sockets: Arc<Sockets>) {
+    let policy = sockets.policy();
+    let Some(endpoint) = policy.peers.endpoint.clone() else { return };
+    drop(policy);
+    while let Some(incoming) = endpoint.accept().await {
+        tokio::spawn(one(Arc::clone(&sockets), incoming));
+    }
+}
+
+async fn one(sockets: Arc<Sockets>, mut incoming: Incoming) {
+    let policy = sockets.policy();
+    let peer = Arc::clone(incoming.peer().name());
+    let counts = policy.peers.exits.of(&peer);
+    let cancelled = incoming.cancelled();
+    let course = Course { sockets: &sockets, policy: &policy, peer: &peer, counts: &counts };
+    let decided = tokio::select! {
+        decided = course.decide(&incoming) => decided,
+        // Nobody waits any more.
+        () = cancelled => return,
+    };
+    match decided {
+        Ok(ready) => course.connect(incoming, ready).await,
+        Err(refusal) => {
+            course.report(&incoming, &refusal);
+            incoming.refuse(refusal).await;
+        }
+    }
+}
+
+struct Course<'a> {
+    sockets: &'a Arc<Sockets>,
+    policy: &'a Policy,
+    peer: &'a str,
+    counts: &'a PeerCounts,
+}
+
+/// What a peer's stream is about to be connected with.
+enum Ready {
+    /// A place in the backlog of a service.
+    Service { place: outsock_transport_local::Place, name: String },
+    /// A far socket that has connected.
+    Exit { reached: Box<crate::dial::Reached>, rule: String, far: SocketOrName },
+}
+
+type SocketOrName = Option<SocketAddr>;
+
+impl Course<'_> {
+    async fn decide(&self, incoming: &Incoming) -> Result<Ready, Refusal> {
+        if self.sockets.is_draining() {
+            return Err(Refusal::new(Errno::ENETDOWN, "the gateway is about to end"));
+        }
+        let config = self.policy.config.peers.iter().find(|peer| peer.name() == self.peer);
+        let config = config.ok_or_else(|| Refusal::new(Errno::EACCES, "no such peer any more"))?;
+        let open = incoming.open();
+        if open.kind == StreamKind::Datagrams {
+            return Err(Refusal::new(Errno::EOPNOTSUPP, "datagrams are not served here"));
+        }
+        match &open.target {
+            Target::Service { name, .. } => self.service(config, name).await,
+            Target::Name { name, port } => {
+                self.exit(config, incoming, Some(name), None, *port).await
+            }
+            Target::Address(address) => {
+                let ip = canonical(address.ip());
+                self.exit(config, incoming, None, Some(ip), address.port()).await
+            }
+        }
+    }
+
+    async fn service(&self, config: &PeerConfig, name: &str) -> Result<Ready, Refusal> {
+        if !config.may_use(name) {
+            let reason = format!("peer {} may not use service {name}", self.peer);
+            return Err(Refusal::new(Errno::EACCES, reason));
+        }
+        let is_offered = self.policy.config.publishes.iter().any(|publish| publish.offers(name));
+        if !is_offered {
+            let reason = format!("no [[publish]] offers a service {name}");
+            return Err(Refusal::new(Errno::EHOSTUNREACH, reason));
+        }
+        let place = self.policy.peers.local.reserve(name);
+        let place = tokio::time::timeout(self.policy.config.dial_timeout, place).await;
+        let place =
+            place.unwrap_or(Err(DialError::TimedOut)).map_err(|error| Refusal::of(&error))?;
+        Ok(Ready::Service { place, name: name.to_owned() })
+    }
+
+    async fn exit(
+        &self,
+        config: &PeerConfig,
+        incoming: &Incoming,
+        name: Option<&str>,
+        address: Option<IpAddr>,
+        port: u16,
+    ) -> Result<Ready, Refusal> {
+        let name = match name {
+            None => None,
+            Some(name) => Some(
+                canonical_name(name).ok_or_else(|| Refusal::new(Errno::EHOSTUNREACH, "no name"))?,
+            ),
+        };
+        let asserted = Asserted::default();
+        let asker = Asker::Peer(config);
+        let protocol = Protocol::Tcp;
+        let wanted = Wanted { asker, asserted: &asserted, protocol, name, address, port };
+        let chosen = choose(self.policy, &self.sockets.own, &wanted).await.map_err(|refused| {
+            let rule = asker.rule_name(self.policy, refused.rule);
+            let reason = format!("peer {} may not go there: {rule}", self.peer);
+            Refusal::new(refused.errno, reason)
+        })?;
+        let open = incoming.open();
+        let origin = Origin {
+            guest: Some(format!("{}.{}", open.origin, self.peer).into()),
+            trace: open.trace,
+            hops: open.hops,
+            address: self.sockets.stand_in(&open.origin, self.peer),
+        };
+        let terms = Terms {
+            // No guest has it: groups judge their members for all peers together.
+            cid: 0,
+            source: None,
+            timeout: self.policy.config.dial_timeout,
+            options: &[],
+            encryption: None,
+            origin: &origin,
+        };
+        let way = self.policy.way(chosen.way);
+        let way = way.ok_or_else(|| Refusal::of(&DialError::NetworkUnreachable))?;
+        let reached = dial(way, &chosen, terms).await.map_err(|error| Refusal::of(&error))?;
+        let rule = asker.rule_name(self.policy, Some(chosen.rule)).to_owned();
+        let far = match &reached.peer {
+            outsock_transport::Destination::Address(address) => Some(*address),
+            outsock_transport::Destination::Name { .. }
+            | outsock_transport::Destination::Unix(_) => None,
+        };
+        Ok(Ready::Exit { reached: Box::new(reached), rule, far })
+    }
+
+    /// Says yes, and moves bytes until the connection ends.
+    async fn connect(&self, incoming: Incoming, ready: Ready) {
+        let (origin, to) = (incoming.open().origin.clone(), incoming.open().target.to_string());
+        let trace = incoming.open().trace;
+        tracing::debug!(peer = self.peer, origin, to, trace, "a peer's stream is connected");
+        match ready {
+            Ready::Service { place, name } => {
+                // Whatever the other side calls itself: no address of this host, least of all loopback.
+                let client = self.sockets.stand_in(&origin, self.peer);
+                let Ok(stream) = incoming.accept(Bound::default()).await else { return };
+                self.counts.served.fetch_add(1, Relaxed);
+                tracing::debug!(peer = self.peer, service = name, "a guest's listener gets it");
+                place.put(Inbound { stream: Stream::Async(stream), peer: client, local: None });
+            }
+            Ready::Exit { reached, rule, far } => {
+                let bound = Bound { local: reached.dialed.local, peer: far };
+                let listed =
+                    self.policy.peers.exits.add(self.peer, &origin, to, &rule, &reached.transport);
+                let Ok(far) = reached.dialed.stream.into_async() else { return };
+                let Ok(near) = incoming.accept(bound).await else { return };
+                pump(near, far, None).await;
+                drop(listed);
+            }
+        }
+    }
+
+    /// Counts a refusal, and logs it while the peer's share of the log lasts.
+    fn report(&self, incoming: &Incoming, refusal: &Refusal) {
+        let is_rule = refusal.errno == Errno::EACCES;
+        let counter = if is_rule { &self.counts.refused } else { &self.counts.failed };
+        counter.fetch_add(1, Relaxed);
+        let Some(left_out) = self.counts.log.admit() else { return };
+        let (open, errno, reason) = (incoming.open(), refusal.errno, &refusal.reason);
+        let (to, origin) = (&open.target, &open.origin);
+        if is_rule {
+            tracing::info!(peer = self.peer, %to, origin, %errno, reason, left_out, "refused");
+        } else {
+            tracing::debug!(peer = self.peer, %to, origin, %errno, reason, left_out, "failed");
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! PeerWay: a peer as a route's way.
+//!
+//! in: dials; out: streams by the connection that the peer has at that moment. Owner: the policies.
+//! Kept: a policy that was built but never came into force, or only answers questions, touches no
+//! connection. Bound: none of its own.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use outsock_transport::{
+    Capabilities, Destination, DialError, DialRequest, Dialed, ListenError, Listener, Transport,
+};
+use outsock_transport_quic::Peer;
+
+use super::Connected;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct PeerWay {
+    pub(super) name: String,
+    pub(super) connected: Connected,
+}
+
+impl PeerWay {
+    fn peer(&self) -> Option<Arc<Peer>> {
+        self.connected.all().into_iter().find(|peer| **peer.name() == *self.name)
+    }
+}
+
+#[async_trait]
+impl Transport for PeerWay {
+    fn kind(&self) -> &'static str {
+        "peer"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            dials_addresses: true,
+            dials_names: true,
+            dials_unix: false,
+            listens: false,
+            half_close: true,
+            reset: true,
+            encrypted: true,
+        }
+    }
+
+    async fn dial(&self, request: DialRequest) -> Result<Dialed, DialError> {
+        match self.peer() {
+            Some(peer) => peer.dial(request).await,
+            // Removed since the rules were asked.
+            None => Err(DialError::NetworkDown),
+        }
+    }
+
+    async fn listen(&self, _at: &Destination) -> Result<Box<dyn Listener>, ListenError> {
+        Err(ListenError::Unsupported("a peer: listen = \"service:NAME\" offers to peers"))
+    }
+}
