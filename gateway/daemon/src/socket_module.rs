@@ -103,11 +103,6 @@ impl Sockets {
         guests.values().cloned().collect()
     }
 
-    /// Whether the gateway is about to end.
-    pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
-    }
-
     /// An address that stands for a guest of this site or another: its name resolves to it. Never one
     /// of the host's, least of all its loopback, which servers trust. `None` when the pool of synthetic
     /// addresses has none left for its site.

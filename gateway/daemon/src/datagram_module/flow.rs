@@ -24,7 +24,7 @@ use outsock_vmrpc::socket::Asserted;
 
 use super::channel::Channel;
 use super::flows::{Port, Ports};
-use crate::choose::{Chosen, Refused, Wanted, choose};
+use crate::choose::{Asker, Chosen, Refused, Wanted, choose};
 use crate::dial::destinations;
 use crate::names::{Found, Held};
 use crate::policy::Policy;
@@ -252,7 +252,7 @@ impl Flow {
         };
         let Place { name, address, held } = place(channel, canonical(far.ip())).map_err(failed)?;
         let wanted = Wanted {
-            guest: settings,
+            asker: Asker::Guest(settings),
             asserted: &Asserted::default(),
             protocol,
             name,
