@@ -183,7 +183,7 @@ impl Supervisor {
         }
         let nonblocking =
             if accepting.flags & libc::SOCK_NONBLOCK != 0 { libc::O_NONBLOCK } else { 0 };
-        options::copy_all(&shadow, stream, 0);
+        options::copy_all(&shadow, stream, 0, self.seen);
         sys::file::set_status_flags(stream.as_fd(), libc::O_RDWR | nonblocking)?;
         let inode = sys::file::identity(stream.as_fd())?.inode;
         let number = plant(self.listener.as_fd(), notification, accepting.flags, stream)?;
@@ -196,6 +196,8 @@ impl Supervisor {
                 cookie: socket_cookie(stream),
                 token,
                 family,
+                // The shadow is bound to where the ticket came, which is no name for a program.
+                bound: None,
                 shadow,
                 peer,
                 state: State::Connected { local: Some(local), told: true },

@@ -133,10 +133,20 @@ const IPV6_SET: &[i32] = &[
 ];
 
 /// Options of level SOL_SOCKET that a vsock socket answers differently from TCP, or not at all.
-const SOCKET_GET: &[i32] =
-    &[libc::SO_DOMAIN, libc::SO_PROTOCOL, libc::SO_RCVBUF, libc::SO_SNDBUF, libc::SO_REUSEPORT];
+const SOCKET_GET: &[i32] = &[
+    libc::SO_DOMAIN,
+    libc::SO_PROTOCOL,
+    libc::SO_RCVBUF,
+    libc::SO_SNDBUF,
+    libc::SO_REUSEPORT,
+    libc::SO_COOKIE,
+    SO_TXREHASH,
+];
 
-const SOCKET_SET: &[i32] = &[libc::SO_RCVBUF, libc::SO_SNDBUF, libc::SO_REUSEPORT];
+const SOCKET_SET: &[i32] = &[libc::SO_RCVBUF, libc::SO_SNDBUF, libc::SO_REUSEPORT, SO_TXREHASH];
+
+/// `include/uapi/asm-generic/socket.h`.
+const SO_TXREHASH: i32 = 74;
 
 /// Whether getsockopt() may ask the shadow for an option.
 pub(crate) fn may_read(level: i32, name: i32) -> bool {

@@ -179,7 +179,7 @@ impl Supervisor {
             Err(errno) => return Ok(Answer::Fail(errno)),
         };
         let flags = sys::file::status_flags(subject.file.as_fd())?;
-        options::copy_all(&subject.file, &new, flags);
+        options::copy_all(&subject.file, &new, flags, self.seen);
         let first = First {
             process: subject.process,
             number: notification.descriptor(0),

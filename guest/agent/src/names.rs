@@ -14,7 +14,7 @@ use outsock_vmrpc::Errno;
 use crate::address::{self, Family};
 use crate::connect::bound_name;
 use crate::notify::{Answer, Notification};
-use crate::supervisor::{Progress, Supervisor, progress};
+use crate::supervisor::{Progress, Subject, Supervisor, progress};
 use crate::sys;
 use crate::sys::poll::HUNG_UP;
 use crate::table::State;
@@ -36,10 +36,12 @@ impl Supervisor {
             State::Connecting(_) | State::Connected { .. } | State::Failed(_) | State::Idle => None,
         };
         let Some(socket) = self.entry(&subject) else { return Ok(Answer::Native) };
-        let bound = bound_name(&socket.shadow);
         let name = match socket.state {
-            State::Connected { local, .. } => far_name(local, bound, socket.family, subject.inode),
+            State::Connected { local, .. } => {
+                far_name(local, socket.bound, socket.family, subject.inode)
+            }
             State::Connecting(_) | State::Failed(_) | State::Idle => {
+                let bound = bound_name(&socket.shadow);
                 bound.unwrap_or_else(|| address::unspecified(socket.family, 0))
             }
         };
@@ -54,17 +56,24 @@ impl Supervisor {
             return Ok(Answer::Native);
         }
         let subject = self.subject(notification)?;
-        let Some(socket) = self.entry(&subject) else { return Ok(Answer::Native) };
+        if self.entry(&subject).is_none() {
+            return Ok(Answer::Native);
+        }
+        let peer = self.peer_of(&subject);
+        Ok(peer.map_or(Answer::Fail(Errno::ENOTCONN), |peer| answer_name(notification, peer)))
+    }
+
+    /// The peer of an outsourced socket, while it is connected.
+    pub(crate) fn peer_of(&mut self, subject: &Subject) -> Option<SocketAddr> {
+        let socket = self.entry(subject)?;
         let connected = match socket.state {
-            // As TCP, which forgets its peer when both directions have been closed.
-            State::Connected { .. } => !is_closed(&subject.file),
+            // As TCP, which forgets its peer when both directions have been closed, or one was reset.
+            State::Connected { .. } => !is_closed(&subject.file) && !socket.reset_told,
             // The verdict is about to come; the peer is known without it.
             State::Connecting(_) => progress(&subject.file) == Some(Progress::Open),
             State::Failed(_) | State::Idle => false,
         };
-        let peer = socket.peer;
-        let disconnected = Answer::Fail(Errno::ENOTCONN);
-        Ok(if connected { answer_name(notification, peer) } else { disconnected })
+        connected.then_some(socket.peer)
     }
 }
 
@@ -72,18 +81,24 @@ fn is_closed(file: &OwnedFd) -> bool {
     sys::poll::ready(file.as_fd(), 0).is_ok_and(|ready| ready & HUNG_UP != 0)
 }
 
-/// The local name of a connected socket: the far socket's where a socket of this family can show it,
-/// else what the program has bound; never port 0, which some programs take for "not connected".
+/// The local name of a connected socket: what the program has bound stays, as behind a NAT; what it has
+/// not is the far socket's, where a socket of this family can show it. Never port 0, which some programs
+/// take for "not connected".
 fn far_name(
     local: Option<SocketAddr>,
     bound: Option<SocketAddr>,
     family: Family,
     inode: u64,
 ) -> SocketAddr {
-    if let Some(name) = local.and_then(|local| address::in_family(local, family)) {
-        return name;
-    }
+    let far = local.and_then(|local| address::in_family(local, family));
     let mut name = bound.unwrap_or_else(|| address::unspecified(family, 0));
+    if name.ip().is_unspecified()
+        && let Some(far) = far
+    {
+        let port = if name.port() == 0 { far.port() } else { name.port() };
+        name = far;
+        name.set_port(port);
+    }
     if name.port() == 0 {
         let port = local.map_or(0, |local| local.port());
         // Any port of the ephemeral range that stays the same for this socket.
@@ -155,6 +170,10 @@ mod tests {
         assert_eq!(name("192.0.2.1:80", None, Family::V6), "[::ffff:192.0.2.1]:80");
         assert_eq!(name("[2001:db8::1]:80", None, Family::V4), "0.0.0.0:80");
         assert_eq!(name("[2001:db8::1]:80", Some("10.0.0.1:7"), Family::V4), "10.0.0.1:7");
+        assert_eq!(name("192.0.2.1:80", Some("10.0.0.1:7"), Family::V4), "10.0.0.1:7");
+        assert_eq!(name("192.0.2.1:80", Some("10.0.0.1:0"), Family::V4), "10.0.0.1:80");
+        assert_eq!(name("192.0.2.1:80", Some("0.0.0.0:7"), Family::V4), "192.0.2.1:7");
+        assert_eq!(name("192.0.2.1:80", Some("[::]:7"), Family::V6), "[::ffff:192.0.2.1]:7");
         assert_eq!(far_name(None, None, Family::V4, 5).port(), 32_773);
     }
 }

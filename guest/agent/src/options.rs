@@ -17,26 +17,33 @@ use outsock_vmrpc::socket::options::{Inspection, SocketOption};
 
 use crate::inquiry::Inquiry;
 use crate::notify::{Answer, Notification};
-use crate::outward::Kind;
-use crate::supervisor::{Progress, Supervisor, progress};
+use crate::outward::{Kind, Seen};
+use crate::supervisor::{Progress, Subject, Supervisor, progress};
 use crate::sys::poll::{FAILED, HUNG_UP, PEER_CLOSED};
 use crate::table::State;
-use crate::{allowed, limits, sys};
+use crate::{address, allowed, limits, sys};
 
-/// Options of level SOL_SOCKET that follow a socket to the file that replaces it. Each is at most 16
-/// bytes; defaults are not copied.
-const FOLLOWING: &[i32] = &[
-    libc::SO_REUSEADDR,
-    libc::SO_KEEPALIVE,
-    libc::SO_LINGER,
-    libc::SO_RCVTIMEO,
-    libc::SO_SNDTIMEO,
-    libc::SO_RCVLOWAT,
-    libc::SO_PRIORITY,
-    libc::SO_MARK,
-    libc::SO_TIMESTAMP,
-    libc::SO_ZEROCOPY,
+/// Options of level SOL_SOCKET that do not follow a socket to the file that replaces it: those that
+/// the shadow answers for, those that only tell, and those that carry pointers.
+const STAYING: &[i32] = &[
+    libc::SO_TYPE,
+    libc::SO_ERROR,
+    libc::SO_SNDBUF,
+    libc::SO_RCVBUF,
+    libc::SO_REUSEPORT,
+    libc::SO_ATTACH_FILTER,
+    libc::SO_DETACH_FILTER,
+    libc::SO_SNDBUFFORCE,
+    libc::SO_RCVBUFFORCE,
+    libc::SO_ATTACH_BPF,
+    libc::SO_ATTACH_REUSEPORT_CBPF,
+    libc::SO_ATTACH_REUSEPORT_EBPF,
 ];
+/// The longest value that follows: a network device's name (SO_BINDTODEVICE) or a `timeval`.
+const FOLLOWING_BYTES_MAX: usize = 16;
+
+/// `include/uapi/asm-generic/socket.h`: getpeername() as an option.
+const SO_PEERNAME: i32 = 28;
 
 impl Supervisor {
     pub(crate) fn on_get_option(
@@ -53,6 +60,9 @@ impl Supervisor {
         }
         let subject = self.subject(notification)?;
         let Some(socket) = self.entry(&subject) else { return Ok(Answer::Native) };
+        if (level, name) == (libc::SOL_SOCKET, SO_PEERNAME) {
+            return Ok(self.peer_name_option(notification, &subject));
+        }
         if !allowed::may_read(level, name) {
             return Ok(Answer::Fail(Errno::ENOPROTOOPT));
         }
@@ -77,6 +87,16 @@ impl Supervisor {
             }
         }
         write_value(notification, &value)
+    }
+
+    fn peer_name_option(&mut self, notification: &Notification, subject: &Subject) -> Answer {
+        let Some(peer) = self.peer_of(subject) else { return Answer::Fail(Errno::ENOTCONN) };
+        let name = address::encode(peer);
+        match read_room(notification) {
+            Ok(room) if room > name.len() => Answer::Fail(Errno::EINVAL),
+            Ok(_) => write_option(notification, &name),
+            Err(errno) => Answer::Fail(errno),
+        }
     }
 
     /// SO_ERROR: the errno of the dial, once.
@@ -109,10 +129,10 @@ impl Supervisor {
     ) -> io::Result<Answer> {
         let (level, name) = (notification.int(1), notification.int(2));
         let kind = Kind::of(level, name);
-        if let Some(kind) = kind {
-            self.seen.note(kind);
-        }
-        if self.table.is_empty() {
+        self.seen.note(level, name);
+        // Most options of the socket level are the data connection's own as well.
+        let is_streams = level == libc::SOL_SOCKET && !allowed::may_set(level, name);
+        if self.table.is_empty() || is_streams && kind.is_none() {
             return Ok(Answer::Native);
         }
         let subject = self.subject(notification)?;
@@ -294,18 +314,18 @@ pub(crate) fn write_value(notification: &Notification, value: &[u8]) -> io::Resu
     Ok(if written.is_ok() { Answer::Value(0) } else { Answer::Fail(Errno::EFAULT) })
 }
 
-/// Copies the options that follow a socket. Those that the other file does not take are left.
-pub(crate) fn copy_all(from: &OwnedFd, to: &OwnedFd, flags: i32) {
-    for name in FOLLOWING {
-        let mut value = [0u8; sys::socket::OPTION_BYTES_SMALL];
-        let level = libc::SOL_SOCKET;
-        let Ok(length) = sys::socket::option(from.as_fd(), level, *name, &mut value) else {
+/// Copies the options that follow a socket, of those that were set anywhere. What the other file does
+/// not take is left.
+pub(crate) fn copy_all(from: &OwnedFd, to: &OwnedFd, flags: i32, seen: Seen) {
+    let level = libc::SOL_SOCKET;
+    for name in seen.names().filter(|name| !STAYING.contains(name)) {
+        let (mut value, mut other) = ([0u8; FOLLOWING_BYTES_MAX], [0u8; FOLLOWING_BYTES_MAX]);
+        let Ok(length) = sys::socket::option(from.as_fd(), level, name, &mut value) else {
             continue;
         };
-        let value = &value[..length];
-        let default: &[u8] = if *name == libc::SO_RCVLOWAT { &[1, 0, 0, 0] } else { &[0; 16] };
-        if !default.starts_with(value) {
-            let _ = sys::socket::set_option(to.as_fd(), level, *name, value);
+        let there = sys::socket::option(to.as_fd(), level, name, &mut other);
+        if there.is_err() || other != value {
+            let _ = sys::socket::set_option(to.as_fd(), level, name, &value[..length]);
         }
     }
     if flags & libc::O_ASYNC != 0 {
@@ -327,7 +347,11 @@ mod tests {
         };
         let on = 1i32.to_ne_bytes();
         sys::socket::set_option(from.as_fd(), libc::SOL_SOCKET, libc::SO_KEEPALIVE, &on).unwrap();
-        copy_all(&from, &to, 0);
+        let mut seen = Seen::default();
+        copy_all(&from, &to, 0, seen);
+        assert_eq!(keep_alive(&to), 0, "nobody has set it");
+        seen.note(libc::SOL_SOCKET, libc::SO_KEEPALIVE);
+        copy_all(&from, &to, 0, seen);
         assert_eq!(keep_alive(&to), 1);
     }
 

@@ -145,15 +145,35 @@ fn congestion(socket: BorrowedFd<'_>) -> io::Result<String> {
 /// The options that supervised programs have set at all, on whatever socket. Only these are read from
 /// a socket that connects: most programs set one or two, and each look costs a system call.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Seen(u32);
+pub(crate) struct Seen {
+    kinds: u32,
+    /// Of level SOL_SOCKET, by name.
+    names: u128,
+}
 
 impl Seen {
-    pub(crate) fn note(&mut self, kind: Kind) {
-        self.0 |= 1 << kind as u32;
+    /// A setsockopt() call.
+    pub(crate) fn note(&mut self, level: i32, name: i32) {
+        if let Some(kind) = Kind::of(level, name) {
+            self.kinds |= 1 << kind as u32;
+        }
+        if level == libc::SOL_SOCKET {
+            self.names |= bit(name);
+        }
+    }
+
+    /// Whether an option of level SOL_SOCKET was set anywhere.
+    pub(crate) fn has(self, name: i32) -> bool {
+        self.names & bit(name) != 0
+    }
+
+    /// The names of level SOL_SOCKET that were set somewhere.
+    pub(crate) fn names(self) -> impl Iterator<Item = i32> {
+        (0..128).filter(move |name| self.has(*name))
     }
 
     fn kinds(self) -> impl Iterator<Item = Kind> {
-        ALL.into_iter().filter(move |kind| self.0 & (1 << *kind as u32) != 0)
+        ALL.into_iter().filter(move |kind| self.kinds & (1 << *kind as u32) != 0)
     }
 
     /// What a socket that connects has been told and the host's would not have by itself. `tcp`: who
@@ -166,6 +186,10 @@ impl Seen {
         };
         self.kinds().filter_map(value).collect()
     }
+}
+
+fn bit(name: i32) -> u128 {
+    u32::try_from(name).ok().and_then(|name| 1u128.checked_shl(name)).unwrap_or(0)
 }
 
 fn is_worth_telling(option: &SocketOption, socket: BorrowedFd<'_>) -> bool {
@@ -236,7 +260,7 @@ mod tests {
     fn what_was_set_is_collected_and_defaults_are_not() {
         let socket = sys::socket::stream(libc::AF_INET).unwrap();
         let mut seen = Seen::default();
-        ALL.into_iter().for_each(|kind| seen.note(kind));
+        ALL.into_iter().for_each(|kind| seen.note(kind.place().0, kind.place().1));
         let told = |socket: &OwnedFd| {
             let options = seen.collect(socket, socket, true);
             let always = |option: &SocketOption| {
@@ -286,6 +310,15 @@ mod tests {
         queue.arrived();
         let last = vec![SocketOption::KeepIdle(5), SocketOption::NoDelay(true)];
         assert_eq!(queue.take(), Some(last));
+    }
+
+    #[test]
+    fn names_out_of_range_are_none() {
+        let mut seen = Seen::default();
+        for name in [-1, 128, i32::MAX, 5, 127] {
+            seen.note(libc::SOL_SOCKET, name);
+        }
+        assert_eq!(seen.names().collect::<Vec<_>>(), [5, 127]);
     }
 
     #[test]

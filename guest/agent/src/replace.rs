@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::time::Instant;
 
+use crate::connect::bound_name;
 use crate::held::First;
 use crate::notify::{Answer, Notification};
 use crate::outward::Queue;
@@ -46,6 +47,7 @@ impl Supervisor {
             cookie,
             token,
             family,
+            bound: bound_name(&shadow),
             shadow,
             peer,
             state,
@@ -74,7 +76,7 @@ impl Supervisor {
         if now_set != flags {
             sys::file::set_status_flags(socket.shadow.as_fd(), flags)?;
         }
-        options::copy_all(&subject.file, &socket.shadow, flags);
+        options::copy_all(&subject.file, &socket.shadow, flags, self.seen);
         let Subject { process, file, inode } = subject;
         self.replace(notification, &process, &file, inode, &socket.shadow, now)
     }

@@ -95,6 +95,8 @@ pub(crate) struct Socket {
     /// The guest's own TCP socket that this one replaced. It is not connected; it answers for
     /// options, and comes back when the program gives up the association.
     pub(crate) shadow: OwnedFd,
+    /// What the program had bound before it connected.
+    pub(crate) bound: Option<SocketAddr>,
     /// The destination, as the program wrote it.
     pub(crate) peer: SocketAddr,
     pub(crate) state: State,
