@@ -18,7 +18,9 @@ const TIME: Duration = Duration::from_secs(240);
 
 fn semantics_in_guest(world: &World) -> String {
     std::fs::write(world.directory.share().join("semantics.py"), PROGRAMS).unwrap();
-    let argv = world::outsourced(&["/usr/bin/python3", "/mnt/share/semantics.py"]);
+    // Into a file: what was printed is of use also when the time limit ends it.
+    let run = "exec /usr/bin/python3 /mnt/share/semantics.py > /mnt/share/semantics.txt 2>&1";
+    let argv = world::outsourced(&["sh", "-c", run]);
     let by_rule = |wanted: &str| {
         let found = REFUSED_BY_RULE.iter().find(|(_, errno)| *errno == wanted);
         found.map(|(port, _)| format!("{HOST}:{port}")).unwrap()
@@ -36,8 +38,11 @@ fn semantics_in_guest(world: &World) -> String {
     if world.servers.echo6.is_some() {
         command = command.env("FAR6", format!("[{HOST6}]:{ECHO}"));
     }
-    let output = world.guest().run_command(&command).unwrap_or_else(|error| panic!("{error}"));
-    output.stdout_text() + &output.stderr_text()
+    let ended = world.guest().run_command(&command);
+    let text = std::fs::read_to_string(world.directory.share().join("semantics.txt"));
+    let text = text.unwrap_or_default();
+    let output = ended.unwrap_or_else(|error| panic!("{error}; so far:\n{text}"));
+    text + &output.stdout_text() + &output.stderr_text()
 }
 
 pub(crate) fn outsourced(world: &mut World) -> Verdict {
