@@ -74,7 +74,7 @@ impl Supervisor {
     }
 
     /// A socket that is still the guest's own.
-    fn connect_own(
+    pub(crate) fn connect_own(
         &mut self,
         notification: &Notification,
         subject: Subject,
@@ -93,7 +93,7 @@ impl Supervisor {
     }
 
     /// A socket whose last attempt failed.
-    fn connect_anew(
+    pub(crate) fn connect_anew(
         &mut self,
         notification: &Notification,
         subject: Subject,
@@ -161,6 +161,13 @@ impl Supervisor {
             log::say(format_args!("{} sockets are outsourced: no more", limits::SOCKETS_MAX));
             return Ok(Answer::Fail(Errno::ENFILE));
         }
+        // Nobody listens there, on no machine.
+        if peer.port() == 0 {
+            return Ok(Answer::Fail(Errno::ECONNREFUSED));
+        }
+        if self.is_taken(own, peer, now) {
+            return Ok(Answer::Fail(Errno::EADDRNOTAVAIL));
+        }
         let token = self.fresh_token()?;
         let request = ConnectRequest {
             token,
@@ -216,12 +223,17 @@ pub(crate) fn passed_address(
     length: usize,
 ) -> io::Result<Passed> {
     let length = usize::try_from(notification.int(length)).unwrap_or(usize::MAX);
+    address_at(notification.thread, notification.pointer(pointer), length)
+}
+
+/// The address that stands in a program's memory, copied once.
+pub(crate) fn address_at(thread: u32, pointer: u64, length: usize) -> io::Result<Passed> {
     if length > limits::ADDRESS_BYTES_MAX {
         return Ok(Passed::Foreign);
     }
     let mut bytes = [0u8; limits::ADDRESS_BYTES_MAX];
     let bytes = &mut bytes[..length];
-    sys::memory::read(notification.thread, notification.pointer(pointer), bytes)?;
+    sys::memory::read(thread, pointer, bytes)?;
     Ok(Passed::parse(bytes))
 }
 

@@ -24,7 +24,9 @@ pub(crate) enum Call {
     SetOption,
     Duplicate,
     EpollCreate,
+    Bind,
     SendTo,
+    SendMessage,
     Ioctl,
     /// 32-bit x86's one call for all of them; the first argument says which.
     Multiplexed,
@@ -45,7 +47,6 @@ pub(crate) enum Test {
     Is(usize, u32),
     IsNot(usize, u32),
     AtLeast(usize, u32),
-    Below(usize, u32),
     HasBit(usize, u32),
 }
 
@@ -85,10 +86,9 @@ const GET: Verdict = Verdict::Ask(Call::GetOption);
 const SET: Verdict = Verdict::Ask(Call::SetOption);
 const DUPLICATE: Verdict = Verdict::Ask(Call::Duplicate);
 
-/// A datagram to an address (`sockaddr_in` or `sockaddr_in6`) that may be a DNS query: these are 17
-/// bytes or more, and programs that send more than 512 do so on a connected socket.
-const DNS_QUERY: &[Test] =
-    &[Test::AtLeast(5, 16), Test::Below(5, 29), Test::AtLeast(2, 17), Test::Below(2, 513)];
+/// An address that may be one of the internet families'; a Unix one is usually 110 bytes long.
+const INTERNET_BIND: &[Test] = &[Test::AtLeast(2, 16), Test::IsNot(2, 110)];
+const INTERNET_SEND: &[Test] = &[Test::AtLeast(5, 16), Test::IsNot(5, 110)];
 
 /// The table.
 ///
@@ -150,9 +150,21 @@ pub(crate) const TRAPS: &[Trap] = &[
     },
     row(213, 254, &[], Verdict::Ask(Call::EpollCreate)),
     row(291, 329, &[], Verdict::Ask(Call::EpollCreate)),
-    row(44, 369, &[Test::HasBit(3, MSG_FASTOPEN)], Verdict::Refuse(libc::EOPNOTSUPP)),
-    row(44, 369, DNS_QUERY, Verdict::Ask(Call::SendTo)),
-    row(46, 370, &[Test::HasBit(2, MSG_FASTOPEN)], Verdict::Refuse(libc::EOPNOTSUPP)),
+    row(49, 361, INTERNET_BIND, Verdict::Ask(Call::Bind)),
+    row(44, 369, &[Test::HasBit(3, MSG_FASTOPEN)], Verdict::Ask(Call::SendTo)),
+    row(44, 369, INTERNET_SEND, Verdict::Ask(Call::SendTo)),
+    Trap {
+        x86_64: Some(46),
+        i386: None,
+        tests: &[Test::HasBit(2, MSG_FASTOPEN)],
+        verdict: Verdict::Ask(Call::SendMessage),
+    },
+    Trap {
+        x86_64: None,
+        i386: Some(370),
+        tests: &[Test::HasBit(2, MSG_FASTOPEN)],
+        verdict: Verdict::Refuse(libc::EOPNOTSUPP),
+    },
     row(307, 345, &[Test::HasBit(3, MSG_FASTOPEN)], Verdict::Refuse(libc::EOPNOTSUPP)),
     row(425, 425, &[], Verdict::Refuse(libc::ENOSYS)),
     Trap {
@@ -250,7 +262,6 @@ fn one_row(trap: &Trap) -> Vec<Instruction> {
             Test::Is(argument, value) => (argument, jump(JUMP_EQUAL, value, 0, over)),
             Test::IsNot(argument, value) => (argument, jump(JUMP_EQUAL, value, over, 0)),
             Test::AtLeast(argument, value) => (argument, jump(JUMP_AT_LEAST, value, 0, over)),
-            Test::Below(argument, value) => (argument, jump(JUMP_AT_LEAST, value, over, 0)),
             Test::HasBit(argument, value) => (argument, jump(JUMP_BIT, value, 0, over)),
         };
         let argument = u32::try_from(argument).unwrap_or(0);

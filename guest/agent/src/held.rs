@@ -16,8 +16,10 @@ use outsock_vmrpc::socket::{ConnectReply, Token};
 
 use crate::address::Family;
 use crate::connect::not_replaced;
+use crate::filter::Call;
 use crate::notify::{Answer, Notification};
 use crate::processes::Process;
+use crate::sending::send_now;
 use crate::supervisor::{Attempt, Owner, Progress, Subject, Supervisor, progress};
 use crate::sys::poll::{EDGE, WRITABLE};
 use crate::table::State;
@@ -86,7 +88,7 @@ impl Supervisor {
     }
 
     /// Has the loop woken when the socket of a waiting call opens or fails.
-    fn watch_socket(&mut self, key: u64) -> io::Result<()> {
+    pub(crate) fn watch_socket(&mut self, key: u64) -> io::Result<()> {
         let socket = match self.waiting.get(key).map(|waiting| &waiting.reason) {
             Some(Reason::First(first)) => &first.new,
             Some(Reason::Again(file)) => file,
@@ -163,7 +165,15 @@ impl Supervisor {
             (_, None) => {}
             (Some(reply), Some(Progress::Open | Progress::Failed)) => {
                 let state = State::Connected { local: reply.local, told: true };
-                self.end_first(key, state, Answer::Value(0), now);
+                let answer = match waiting.notification.call {
+                    // MSG_FASTOPEN: the data goes with the connect.
+                    Call::SendTo | Call::SendMessage => {
+                        let sent = send_now(&waiting.notification, first.new.as_fd());
+                        sent.unwrap_or(Answer::Fail(Errno::EAGAIN))
+                    }
+                    _ => Answer::Value(0),
+                };
+                self.end_first(key, state, answer, now);
             }
             // The verdict travels on another stream and may be a moment late.
             (None, Some(progress)) => {
@@ -298,7 +308,7 @@ impl Supervisor {
             (Reason::Accept(_), _) => self.end_waiting(key, Answer::Fail(Errno::EAGAIN)),
             // The gateway takes its time; what it says later still counts for others.
             (Reason::Listen { .. }, _) => self.end_waiting(key, Answer::Value(0)),
-            (Reason::Inquiry(_), _) => self.on_answer(key, Err(Errno::ETIMEDOUT)),
+            (Reason::Inquiry(_), _) => self.on_answer(key, Err(Errno::ETIMEDOUT), now),
         }
     }
 
@@ -319,7 +329,7 @@ impl Supervisor {
 }
 
 /// SO_SNDTIMEO, which is also the time limit of connect().
-fn send_timeout(socket: &OwnedFd) -> Option<Duration> {
+pub(crate) fn send_timeout(socket: &OwnedFd) -> Option<Duration> {
     timeout_option(socket, libc::SO_SNDTIMEO)
 }
 

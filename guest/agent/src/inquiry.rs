@@ -11,9 +11,10 @@ use std::time::Instant;
 use outsock_vmrpc::Errno;
 use outsock_vmrpc::socket::options::{Inspection, SocketOption};
 
+use crate::connect::not_replaced;
 use crate::notify::{Answer, Notification};
 use crate::options::{self, write_option, write_value};
-use crate::supervisor::Supervisor;
+use crate::supervisor::{Subject, Supervisor};
 use crate::waiting::{Reason, Waiting};
 use crate::{limits, sys};
 
@@ -26,6 +27,8 @@ pub(crate) enum Inquiry {
     Error { inode: u64 },
     /// SIOCOUTQ.
     OutQueue,
+    /// connect(AF_UNSPEC): the far side is to see a reset, as TCP's does.
+    Disassociate(Subject),
     /// Whether the host takes an option: then the program's kernel gets it too, on `file`.
     Set { option: SocketOption, file: OwnedFd, level: i32, name: i32, value: Vec<u8> },
 }
@@ -59,6 +62,7 @@ impl Supervisor {
         let token = self.table.get(inode)?.token;
         let option = match &inquiry {
             Inquiry::Set { option, .. } => Some(option.clone()),
+            Inquiry::Disassociate(_) => Some(SocketOption::AbortOnClose(true)),
             Inquiry::Option { .. } | Inquiry::Error { .. } | Inquiry::OutQueue => None,
         };
         let deadline = Some(now + limits::INQUIRY_PATIENCE);
@@ -73,7 +77,7 @@ impl Supervisor {
     }
 
     /// The gateway has answered, or will not any more.
-    pub(crate) fn on_answer(&mut self, key: u64, outcome: Result<Inspection, Errno>) {
+    pub(crate) fn on_answer(&mut self, key: u64, outcome: Result<Inspection, Errno>, now: Instant) {
         let Some(waiting) = self.stop_waiting(key) else { return };
         let Reason::Inquiry(inquiry) = waiting.reason else { return };
         let notification = &waiting.notification;
@@ -87,6 +91,10 @@ impl Supervisor {
                 let bytes = outcome.ok().and_then(|it| it.out_queue).unwrap_or(0);
                 crate::ioctl::write_int(notification, bytes)
             }
+            Inquiry::Disassociate(subject) => match self.restore(notification, subject, now) {
+                Ok(()) => Answer::Value(0),
+                Err(error) => not_replaced(&error),
+            },
             Inquiry::Set { file, level, name, value, .. } => match outcome {
                 // Gone: there is nothing that the option could change any more.
                 Ok(_) | Err(Errno::ENOTCONN) => set_here(&file, level, name, &value),

@@ -144,6 +144,12 @@ pub(crate) const ADDRESS_BYTES_MAX: usize = 128;
 /// from a program without privileges is TCP_INFO, about 280 bytes.
 pub(crate) const OPTION_BYTES_MAX: usize = 1024;
 
+/// Bytes that the supervisor sends for a program in one call.
+pub(crate) const SEND_BYTES_MAX: usize = 256 * 1024;
+
+/// Pieces of a message (UIO_MAXIOV).
+pub(crate) const PIECES_MAX: usize = 1024;
+
 /// Bytes that a look into a receive queue asks for at first, where the kernel does not count them.
 pub(crate) const PEEK_BYTES_MIN: usize = 64 * 1024;
 

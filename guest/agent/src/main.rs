@@ -22,6 +22,8 @@
 //! | [`options`], [`allowed`] | getsockopt(), setsockopt() |
 //! | [`outward`] | options that go to the host's socket |
 //! | [`inquiry`] | held calls whose answer the gateway has |
+//! | [`bind`] | bind() |
+//! | [`sending`] | sendto() with an address, MSG_FASTOPEN |
 //! | [`ioctl`] | FIONREAD, SIOCOUTQ, SIOCATMARK |
 //! | [`descriptors`] | dup() and relatives, epoll_create() |
 //! | [`resolver`] | DNS for the supervised programs |
@@ -43,6 +45,7 @@
 mod accept;
 mod address;
 mod allowed;
+mod bind;
 mod cli;
 mod command;
 mod connect;
@@ -75,6 +78,7 @@ mod replace;
 mod resolver;
 mod route;
 mod run;
+mod sending;
 mod supervisor;
 mod sys;
 mod table;

@@ -123,7 +123,9 @@ fn typed(raw: &RawNotification) -> Option<Notification> {
         | Call::SetOption
         | Call::Duplicate
         | Call::EpollCreate
+        | Call::Bind
         | Call::SendTo
+        | Call::SendMessage
         | Call::Ioctl => Some(Notification { id, thread, call, arguments }),
     }
 }
@@ -131,6 +133,7 @@ fn typed(raw: &RawNotification) -> Option<Notification> {
 /// Unpacks `socketcall(2)`: the arguments are 32-bit words in memory, read once here.
 fn socket_call(id: u64, thread: u32, outer: [u64; 6]) -> Option<Notification> {
     let (call, count) = match outer[0] & 0xffff_ffff {
+        2 => (Call::Bind, 3),
         3 => (Call::Connect, 3),
         4 => (Call::Listen, 2),
         5 => (Call::Accept, 3),

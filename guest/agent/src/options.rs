@@ -204,7 +204,7 @@ impl Supervisor {
 }
 
 /// Whether the far side has ended the connection, in whatever way.
-fn has_ended(file: &OwnedFd) -> bool {
+pub(crate) fn has_ended(file: &OwnedFd) -> bool {
     const ENDED: u32 = PEER_CLOSED | HUNG_UP | FAILED;
     sys::poll::ready(file.as_fd(), PEER_CLOSED).is_ok_and(|ready| ready & ENDED != 0)
 }

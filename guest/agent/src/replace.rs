@@ -11,7 +11,9 @@ use std::time::Instant;
 
 use crate::connect::bound_name;
 use crate::held::First;
+use crate::inquiry::Inquiry;
 use crate::notify::{Answer, Notification};
+use crate::options::has_ended;
 use crate::outward::Queue;
 use crate::processes::Process;
 use crate::supervisor::{Subject, Supervisor, socket_cookie};
@@ -88,8 +90,12 @@ impl Supervisor {
         subject: Subject,
         now: Instant,
     ) -> io::Result<Answer> {
-        if self.entry(&subject).is_none() {
-            return Ok(Answer::Native);
+        let Some(socket) = self.entry(&subject) else { return Ok(Answer::Native) };
+        let stands = matches!(socket.state, State::Connected { .. }) && !has_ended(&subject.file);
+        if stands && self.link.has_options() {
+            let inode = subject.inode;
+            let inquiry = Inquiry::Disassociate(subject);
+            return Ok(self.inquire(notification, inode, inquiry, now).unwrap_or(Answer::Native));
         }
         self.restore(notification, subject, now)?;
         Ok(Answer::Value(0))

@@ -211,7 +211,8 @@ impl Supervisor {
             Call::SetOption => self.on_set_option(notification, now),
             Call::Duplicate => self.on_duplicate(notification, now),
             Call::EpollCreate => self.on_epoll_create(notification, now),
-            Call::SendTo => self.on_send_to(notification, now),
+            Call::Bind => self.on_bind(notification, now),
+            Call::SendTo | Call::SendMessage => self.on_send(notification, now),
             Call::Ioctl => self.on_ioctl(notification, now),
             Call::Multiplexed => Ok(Answer::Native),
         };
@@ -270,7 +271,7 @@ impl Supervisor {
                 }
                 Event::Answer(key, outcome) => {
                     self.link.heard(now);
-                    self.on_answer(key, outcome);
+                    self.on_answer(key, outcome, now);
                 }
                 Event::OptionsSet(token, inode) => self.on_options_set(token, inode),
                 Event::Alive(number) if self.link.is_present(number) => self.link.heard(now),
@@ -382,7 +383,7 @@ impl Supervisor {
     }
 
     /// The last descriptor of an outsourced socket was closed.
-    fn on_socket_gone(&mut self, inode: u64) {
+    pub(crate) fn on_socket_gone(&mut self, inode: u64) {
         let Some(socket) = self.table.remove(inode) else { return };
         if let State::Connecting(token) = socket.state {
             self.attempts.remove(&token);

@@ -6,7 +6,7 @@
 //! Kept: no entry holds the program's socket, only its shadow. An entry goes when its socket is gone
 //! (`weak`). Bound: [`limits::SOCKETS_MAX`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::os::fd::{OwnedFd, RawFd};
 use std::rc::Rc;
@@ -112,6 +112,8 @@ pub(crate) struct Socket {
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     sockets: HashMap<u64, Socket>,
+    /// Those that had been bound to a port before they were connected.
+    bound: HashSet<u64>,
 }
 
 impl Table {
@@ -136,6 +138,11 @@ impl Table {
     }
 
     pub(crate) fn insert(&mut self, inode: u64, socket: Socket) {
+        if socket.bound.is_some_and(|name| name.port() != 0) {
+            self.bound.insert(inode);
+        } else {
+            self.bound.remove(&inode);
+        }
         self.sockets.insert(inode, socket);
     }
 
@@ -147,7 +154,13 @@ impl Table {
     }
 
     pub(crate) fn remove(&mut self, inode: u64) -> Option<Socket> {
+        self.bound.remove(&inode);
         self.sockets.remove(&inode)
+    }
+
+    /// The inodes of sockets whose shadow has a port.
+    pub(crate) fn bound(&self) -> Vec<u64> {
+        self.bound.iter().copied().collect()
     }
 }
 

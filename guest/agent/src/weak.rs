@@ -104,8 +104,17 @@ impl WeakSets {
 
     /// Looks at the sets that are due; returns the inodes of sockets that are gone.
     pub(crate) fn sweep(&mut self, now: Instant) -> Vec<u64> {
+        self.look(|set| set.due().is_some_and(|due| due <= now), now)
+    }
+
+    /// Looks at the sets of these sockets now; returns the inodes of all in them that are gone.
+    pub(crate) fn look_at(&mut self, inodes: &[u64], now: Instant) -> Vec<u64> {
+        self.look(|set| inodes.iter().any(|inode| set.members.contains(inode)), now)
+    }
+
+    fn look(&mut self, wanted: impl Fn(&Set) -> bool, now: Instant) -> Vec<u64> {
         let mut gone = Vec::new();
-        for set in self.sets.iter_mut().filter(|set| set.due().is_some_and(|due| due <= now)) {
+        for set in self.sets.iter_mut().filter(|set| wanted(set)) {
             set.looked = now;
             set.joined = 0;
             // A set that cannot be read (no memory) is looked at again at its next time.
@@ -150,8 +159,10 @@ mod tests {
         assert_eq!(weak.sweep(later), [], "not due yet");
         let later = later + limits::SWEEP_SETTLED;
         assert_eq!(weak.sweep(later), [one_inode]);
+        assert_eq!(weak.look_at(&[two_inode], later), []);
         drop(copy);
-        assert_eq!(weak.sweep(later + limits::SWEEP_SETTLED), [two_inode]);
+        assert_eq!(weak.look_at(&[one_inode], later), [], "not in any set");
+        assert_eq!(weak.look_at(&[two_inode], later), [two_inode]);
         assert_eq!(weak.due(), None);
     }
 

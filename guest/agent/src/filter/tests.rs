@@ -115,8 +115,9 @@ fn the_data_path_passes() {
         assert_eq!(native(number, [5, 1, 2, 3, 4, 5]), RETURN_ALLOW, "{number}");
     }
     assert_eq!(native(44, [5, 0, 9, 0x4000, 0, 0]), RETURN_ALLOW);
-    assert_eq!(native(44, [5, 0, 9, 0x2000_4000, 0, 0]), refuse(libc::EOPNOTSUPP));
-    assert_eq!(native(46, [5, 0, 0x2000_0000, 0, 0, 0]), refuse(libc::EOPNOTSUPP));
+    assert_eq!(native(44, [5, 0, 9, 0x2000_4000, 0, 0]), RETURN_NOTIFY);
+    assert_eq!(native(46, [5, 0, 0x2000_0000, 0, 0, 0]), RETURN_NOTIFY);
+    assert_eq!(native(307, [5, 0, 1, 0x2000_0000, 0, 0]), refuse(libc::EOPNOTSUPP));
     assert_eq!(native(425, [1, 0, 0, 0, 0, 0]), refuse(libc::ENOSYS));
 }
 

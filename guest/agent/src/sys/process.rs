@@ -75,6 +75,12 @@ pub(crate) fn kill(pid: i32, signal: i32) -> io::Result<()> {
     check(unsafe { libc::kill(pid, signal) }).map(drop)
 }
 
+/// Sends a signal to one thread.
+pub(crate) fn signal_thread(thread: u32, signal: i32) -> io::Result<()> {
+    // SAFETY: no pointer is passed.
+    check_syscall(unsafe { libc::syscall(libc::SYS_tkill, thread, signal) }).map(drop)
+}
+
 /// Whether `thread` is (still) a thread of `process`.
 pub(crate) fn is_thread_of(process: u32, thread: u32) -> bool {
     // SAFETY: no pointer is passed; signal 0 only checks.

@@ -158,13 +158,18 @@ pub(crate) fn shutdown_both(socket: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    send_with(socket, bytes, 0)
+}
+
+/// Sends without waiting and without a signal, and with other flags.
+pub(crate) fn send_with(socket: BorrowedFd<'_>, bytes: &[u8], flags: i32) -> io::Result<usize> {
     // SAFETY: the kernel reads `bytes.len()` bytes of the live slice.
     let result = unsafe {
         libc::send(
             socket.as_raw_fd(),
             bytes.as_ptr().cast(),
             bytes.len(),
-            libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT,
+            flags | libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT,
         )
     };
     check_size(result)

@@ -1,6 +1,7 @@
 """A far server that says how connections end.
 
-    ends.py [ADDRESS]       prints its port, serves until its standard input ends
+    ends.py                 prints its port on loopback, serves until its standard input ends
+    ends.py ADDRESS:PORT    serves there until it is killed
 
 The first line of a connection says what it is for:
 
@@ -78,8 +79,12 @@ def main():
     listener = socket.socket()
     # Accepted sockets inherit it: what is not read stays with the sender.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
-    listener.bind((sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1", 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    host, _, port = (sys.argv[1:] or ["127.0.0.1:0"])[0].rpartition(":")
+    listener.bind((host, int(port)))
     listener.listen(128)
+    if len(sys.argv) > 1:
+        accept(listener)
     print(listener.getsockname()[1], flush=True)
     threading.Thread(target=accept, args=(listener,), daemon=True).start()
     while os.read(0, 4096):

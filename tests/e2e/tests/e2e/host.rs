@@ -96,6 +96,18 @@ pub(crate) fn git_daemon(directory: &Directory, base: &Path) -> Result<ServerPro
     start(&mut command, address, &directory.path("git-daemon.log"))
 }
 
+/// The agent's `ends.py`, which says how connections end.
+pub(crate) fn ends(directory: &Directory) -> Result<ServerProcess, String> {
+    const PROGRAM: &str = include_str!("../../../../guest/agent/tests/programs/ends.py");
+    let python = program(&["python3"]).ok_or_else(|| missing("python3"))?;
+    let file = directory.path("ends.py");
+    std::fs::write(&file, PROGRAM).map_err(|error| error.to_string())?;
+    let address = free_address();
+    let mut command = tied(python);
+    command.arg(file).arg(address.to_string());
+    start(&mut command, address, &directory.path("ends.log"))
+}
+
 /// `iperf3 -s`.
 pub(crate) fn iperf3(directory: &Directory) -> Result<ServerProcess, String> {
     let iperf3 = program(&["iperf3"]).ok_or_else(|| missing("iperf3"))?;

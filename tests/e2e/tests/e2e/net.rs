@@ -22,6 +22,7 @@ pub(crate) const ENDLESS: u16 = 91;
 pub(crate) const RELAY: u16 = 92;
 pub(crate) const IPERF3: u16 = 5201;
 pub(crate) const GIT: u16 = 9418;
+pub(crate) const ENDS: u16 = 102;
 /// Nobody listens there.
 pub(crate) const CLOSED: u16 = 100;
 /// Nobody answers there.

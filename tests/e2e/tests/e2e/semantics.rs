@@ -9,7 +9,7 @@ use outsock_boot::GuestCommand;
 
 use crate::Verdict;
 use crate::host::{missing, program};
-use crate::net::{CLOSED, ECHO, HOST, HOST6, REFUSED_BY_RULE, SILENT};
+use crate::net::{CLOSED, ECHO, ENDS, HOST, HOST6, REFUSED_BY_RULE, SILENT};
 use crate::programs::need;
 use crate::world::{self, World};
 
@@ -34,6 +34,7 @@ fn semantics_in_guest(world: &World) -> String {
         .env("TIMED_OUT", by_rule("ETIMEDOUT"))
         .env("DENIED", by_rule("EACCES"))
         .env("LOCAL", "1")
+        .env("ENDS", format!("{HOST}:{ENDS}"))
         .timeout(TIME);
     if world.servers.echo6.is_some() {
         command = command.env("FAR6", format!("[{HOST6}]:{ECHO}"));

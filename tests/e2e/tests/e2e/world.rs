@@ -53,6 +53,7 @@ pub(crate) struct Processes {
     pub(crate) git_head: Result<String, String>,
     pub(crate) ssh: Result<ServerProcess, String>,
     pub(crate) iperf3: Result<ServerProcess, String>,
+    pub(crate) ends: Result<ServerProcess, String>,
     pub(crate) peer: Result<Peer, String>,
 }
 
@@ -197,6 +198,7 @@ fn processes(directory: &Directory, places: &Places) -> Processes {
         git: host::git_daemon(directory, Path::new(&repositories)),
         ssh: host::sshd(directory),
         iperf3: host::iperf3(directory),
+        ends: host::ends(directory),
         peer: differential::peer(directory, places),
     }
 }
@@ -213,8 +215,12 @@ fn services(servers: &Servers, processes: &Processes) -> Vec<Service> {
     add(net::HOST, net::HTTP, servers.http.address());
     add(net::HOST, net::CLOSED, host::closed_address());
     add(net::HOST, net::SILENT, servers.silent.address());
-    let programs =
-        [(net::GIT, &processes.git), (net::SSH, &processes.ssh), (net::IPERF3, &processes.iperf3)];
+    let programs = [
+        (net::GIT, &processes.git),
+        (net::SSH, &processes.ssh),
+        (net::IPERF3, &processes.iperf3),
+        (net::ENDS, &processes.ends),
+    ];
     for (port, process) in programs {
         if let Ok(process) = process {
             add(net::HOST, port, process.address);
