@@ -129,8 +129,8 @@ pub(crate) const REPORT_DELAY: Duration = Duration::from_millis(100);
 /// accepted.
 pub(crate) const REFUSE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Shared listeners that are gone and remembered: their connections go to who shares their port. The
-/// gateway hears of an end within milliseconds.
+/// Listeners that are gone and remembered: their connections go to who listens on the same address now.
+/// The gateway hears of an end within milliseconds.
 pub(crate) const LISTENERS_GONE: usize = 64;
 
 /// Looks for signals per second over all waiting threads: 2 % of one core.

@@ -114,14 +114,12 @@ impl Listeners {
     pub(crate) fn remove(&mut self, inode: u64) -> Option<Listening> {
         let removed = self.by_inode.remove(&inode)?;
         self.inodes.remove(&removed.id);
-        if removed.shared {
-            self.gone.truncate(limits::LISTENERS_GONE - 1);
-            self.gone.push_front((removed.id, removed.address));
-        }
+        self.gone.truncate(limits::LISTENERS_GONE - 1);
+        self.gone.push_front((removed.id, removed.address));
         Some(removed)
     }
 
-    /// Another listener on the address of a shared one that is gone.
+    /// Another listener on the address of one that is gone: it shared the port, or has followed.
     pub(crate) fn heir(&self, id: ListenerId) -> Option<ListenerId> {
         let (_, address) = self.gone.iter().find(|(gone, _)| *gone == id)?;
         let heir = self.by_inode.values().find(|listening| listening.address == *address)?;

@@ -116,7 +116,7 @@ impl Supervisor {
     /// Opens the stream of a connection that the host holds.
     fn fetch(&mut self, notice: &Notice) {
         let Notice { token, listener, peer, local } = *notice;
-        // One that was closed a moment ago, and another shares its port.
+        // One that was closed a moment ago, and another listens there.
         let listener = self.listeners.heir(listener).unwrap_or(listener);
         let Some(listening) = self.listeners.of(listener) else {
             return self.link.refuse(token, None);
@@ -208,6 +208,7 @@ impl Supervisor {
 
     /// Another ticket for what could not be handed out.
     pub(crate) fn queue_again(&mut self, listener: ListenerId, content: Content) {
+        let listener = self.listeners.heir(listener).unwrap_or(listener);
         let Some(listening) = self.listeners.of(listener) else {
             return self.refuse_content(listener, content);
         };
@@ -260,8 +261,14 @@ impl Supervisor {
         self.link.flush(limits::REFUSE_PATIENCE);
     }
 
-    /// A listener has gone: what has no ticket yet gets none. The others are the kernel's to refuse.
+    /// A listener has gone: what has no ticket yet goes to who listens there now, or gets none. The
+    /// others are the kernel's to refuse.
     pub(crate) fn refuse_all_of(&mut self, listener: ListenerId) {
+        if let Some(heir) = self.listeners.heir(listener) {
+            let pending = self.tickets.pending.values_mut();
+            let its = pending.filter(|p| p.listener == listener && p.ticket.is_none());
+            return its.for_each(|p| p.listener = heir);
+        }
         let pending = &self.tickets.pending;
         let its = pending.iter().filter(|(_, p)| p.listener == listener && p.ticket.is_none());
         let keys: Vec<u64> = its.map(|(key, _)| *key).collect();

@@ -184,11 +184,22 @@ impl State {
     fn remove_listener(&mut self, session: Session, listener: ListenerId) -> Leftovers {
         let mut unfetched = Vec::new();
         if let Some(attended) = self.sessions.get_mut(&session) {
-            attended.listeners.remove(&listener);
-            let (its, others): (Vec<_>, Vec<_>) = std::mem::take(&mut attended.notices)
-                .into_iter()
-                .partition(|notice| notice.listener == listener);
-            (unfetched, attended.notices) = (its, others.into());
+            let removed = attended.listeners.remove(&listener);
+            // One that follows on the same address, as a server does that listens anew, takes over.
+            let address = removed.map(|removed| removed.request.address);
+            let mut others = attended.listeners.iter_mut();
+            let heir = others.find(|(_, other)| Some(other.request.address) == address);
+            if let Some((heir, registered)) = heir {
+                for notice in attended.notices.iter_mut().filter(|n| n.listener == listener) {
+                    notice.listener = *heir;
+                    registered.waiting += 1;
+                }
+            } else {
+                let (its, others): (Vec<_>, Vec<_>) = std::mem::take(&mut attended.notices)
+                    .into_iter()
+                    .partition(|notice| notice.listener == listener);
+                (unfetched, attended.notices) = (its, others.into());
+            }
         }
         Leftovers { endpoints: self.leave_endpoints(session, listener), unfetched }
     }

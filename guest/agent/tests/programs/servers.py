@@ -465,6 +465,28 @@ def reuseport_one_closes():
         second.close()
 
 
+def listens_anew():
+    """A server that closes its listener and listens again: who connects then is served."""
+    listener = server(64)
+    port = port_of(listener)
+    client(listener).close()
+    listener.accept()
+    for _ in range(10):
+        listener.close()
+        listener = server(64, bind=("0.0.0.0", port))
+        fars = [client(port, b"%d" % number) for number in range(16)]
+        listener.settimeout(20)
+        got = []
+        for _ in fars:
+            near, _ = listener.accept()
+            near.settimeout(20)
+            got.append(int(near.recv(64)))
+            near.close()
+        equal(sorted(got), list(range(16)))
+        for far in fars:
+            far.close()
+
+
 def listen_on_connected():
     listener = server()
     near = client(listener)

@@ -213,8 +213,10 @@ pub(super) async fn directory(state: Arc<State>) -> SocketAddr {
                 let listeners = state.inbound.listeners.lock().unwrap();
                 match line.trim().parse::<u16>() {
                     Ok(port) => {
-                        let mut its = listeners.values();
-                        let its = its.find(|its| its.request.address.port() == port);
+                        let its = listeners.values();
+                        let its = its.filter(|its| its.request.address.port() == port);
+                        // The latest: it may follow one whose end is not known yet.
+                        let its = its.max_by_key(|its| its.request.listener);
                         its.and_then(|its| its.place).map(|place| place.to_string())
                     }
                     Err(_) => Some(listeners.len().to_string()),
