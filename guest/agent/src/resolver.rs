@@ -72,6 +72,9 @@ impl Kind {
     }
 }
 
+/// What the process hears besides orders: the supervisor has lost the gateway.
+const LOST: u8 = b'L';
+
 /// What the process says besides sockets: all is ready, or why not, as text to the end.
 const READY: u8 = b'R';
 const FAILED: u8 = b'E';
@@ -177,6 +180,12 @@ impl Resolver {
             let _ = (&self.stream).write(&[kind.number()]);
         }
         Some(socket)
+    }
+
+    /// The gateway has been lost: a silent one is noticed sooner by who waits for connects.
+    pub(crate) fn gateway_lost(&self) {
+        // Fails only when the process is gone, which the loop sees.
+        let _ = (&self.stream).write(&[LOST]);
     }
 
     /// Keeps a call until there are sockets again; `false` when too many wait already.

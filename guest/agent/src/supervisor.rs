@@ -334,6 +334,9 @@ impl Supervisor {
             let _ = self.poll.delete(watch);
         }
         self.link.lose();
+        if let Some(resolver) = &self.resolver {
+            resolver.gateway_lost();
+        }
         self.lose_inbound();
         let tokens: Vec<_> = self.attempts.keys().copied().collect();
         for token in tokens {

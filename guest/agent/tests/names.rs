@@ -128,6 +128,26 @@ fn any_resolv_conf_will_do() {
 }
 
 #[test]
+fn without_a_namespace_names_are_left_alone_and_it_says_so() {
+    // Root of a user namespace that allows no network namespace.
+    let script = "echo 0 > /proc/sys/user/max_net_namespaces && exec \"$@\"";
+    let unshare = |command: &[&str]| {
+        Command::new("unshare").args(["-Ur", "sh", "-c", script, "sh"]).args(command).output()
+    };
+    if !has_python() || !unshare(&["true"]).is_ok_and(|output| output.status.success()) {
+        eprintln!("NOT TESTED: this needs unshare (util-linux) and user namespaces");
+        return;
+    }
+    let lab = Lab::new();
+    let option = lab.gateway.option();
+    let command = [AGENT, "run", "--gateway", &option, "python3", PROGRAM, "network"];
+    let output = unshare(&command).unwrap();
+    assert_eq!(lines(&output), ["True"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("there is no resolver") && said.contains("--no-resolver"), "{said}");
+}
+
+#[test]
 fn without_a_gateway_names_fail_at_once_and_with_it_again_they_work() {
     if !has_python() {
         return;

@@ -1,6 +1,6 @@
 //! The resolver's process: enters the private network, serves DNS there, hands out sockets.
 //!
-//! in: a byte when sockets are wanted; out: sockets, over a Unix stream. Kept: it holds none of
+//! in: a byte when sockets are wanted or the gateway is lost; out: sockets, over a Unix stream. Kept: it holds none of
 //! the supervisor's descriptors and none of the command's output; it ends when the stream ends.
 //! Owner: itself. Bound: two orders per kind under way.
 
@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use super::network::Network;
 use super::stub::Stub;
-use super::upstream::Upstream;
-use super::{FAILED, Kind, READY};
+use super::upstream::{Event, Upstream};
+use super::{FAILED, Kind, LOST, READY};
 use crate::dial::Dialer;
 use crate::mailbox::Mailbox;
 use crate::{command, limits, run, sys};
@@ -47,6 +47,7 @@ fn serve(stream: &UnixStream, dialer: &Arc<dyn Dialer>) -> Result<(), String> {
     let io = |error: std::io::Error| error.to_string();
     let mailbox = Mailbox::new().map_err(io)?;
     let upstream = Upstream::open(Arc::clone(dialer), mailbox.clone())?;
+    let news = mailbox.clone();
     let stub = Stub::new(network, upstream, mailbox).map_err(io)?;
     for kind in Kind::ALL.into_iter().chain(Kind::ALL) {
         // A kernel without IPv6 has no such sockets, and no programs that ask for them.
@@ -55,7 +56,7 @@ fn serve(stream: &UnixStream, dialer: &Arc<dyn Dialer>) -> Result<(), String> {
     (&mut &*stream).write_all(&[READY]).map_err(io)?;
     let orders = stream.try_clone().map_err(io)?;
     let thread = std::thread::Builder::new().name("sockets".to_owned());
-    thread.spawn(move || fill_orders(orders)).map_err(io)?;
+    thread.spawn(move || fill_orders(orders, &news)).map_err(io)?;
     stub.serve().map_err(io)
 }
 
@@ -66,9 +67,12 @@ fn hand_some(stream: &UnixStream, kind: Kind) -> std::io::Result<()> {
 }
 
 /// Some sockets per byte. The end of the stream is the end of the supervisor, and of this process.
-fn fill_orders(mut stream: UnixStream) {
+fn fill_orders(mut stream: UnixStream, news: &Mailbox<Event>) {
     let mut order = [0u8];
     while matches!(stream.read(&mut order), Ok(1)) {
+        if order[0] == LOST {
+            news.post(Event::Lost);
+        }
         let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.number() == order[0]) else {
             continue;
         };

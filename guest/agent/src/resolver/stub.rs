@@ -221,6 +221,7 @@ impl Stub {
                         self.after_stream(key, now);
                     }
                 }
+                Event::Lost => self.lose_gateway(),
                 Event::Back(session) => {
                     self.upstream.resume(session);
                     self.watch_gateway()?;

@@ -19,6 +19,8 @@ use crate::{gateway, limits, sys};
 pub(super) enum Event {
     /// An answer for a stream, by the stream's key; `None` ends the stream.
     Answer(u64, Option<Vec<u8>>),
+    /// The supervisor has lost the gateway.
+    Lost,
     /// The gateway is back.
     Back(Session),
 }

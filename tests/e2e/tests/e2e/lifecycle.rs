@@ -96,8 +96,9 @@ pub(crate) fn gateway_drains(world: &mut World) -> Verdict {
 pub(crate) fn gateway_killed(world: &mut World) -> Verdict {
     need!("python3", "python3");
     let process = reader(world.guest());
-    let later =
-        format!("echo ready; read word; exec /usr/bin/python3 /mnt/share/errnos.py {HOST} {HTTP}");
+    let later = format!(
+        "echo ready; read word; /usr/bin/python3 /mnt/share/errnos.py {HOST} {HTTP}; getent hosts www.osaka.peer; echo names $?"
+    );
     let mut asks = World::spawn(world.guest(), &["sh", "-c", &later]);
     assert!(asks.wait_for_text("ready", PATIENCE).unwrap(), "{:?}", asks.output_so_far());
     world.gateway.take().expect("a gateway").kill();
@@ -106,6 +107,7 @@ pub(crate) fn gateway_killed(world: &mut World) -> Verdict {
     let output = asks.wait(PATIENCE).unwrap_or_else(|error| panic!("a connect hangs: {error}"));
     let text = output.stdout_text() + &output.stderr_text();
     assert!(text.contains("ENETUNREACH ENETUNREACH\n"), "a connect without a gateway: {text}");
+    assert!(text.contains("names 2\n"), "a name without a gateway: {text}");
     let output = process
         .wait(PATIENCE * 2)
         .unwrap_or_else(|error| panic!("a program that reads waits for ever: {error}"));
