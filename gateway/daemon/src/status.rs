@@ -146,7 +146,8 @@ pub(crate) struct ConnectionStatus {
     pub(crate) dial_us: u64,
     pub(crate) bytes_from_guest: u64,
     pub(crate) bytes_to_guest: u64,
-    /// The far socket's smoothed round-trip time, where the host's kernel measures one.
+    /// The smoothed round-trip time to the far socket, where the host's kernel measures one, or to the
+    /// peer gateway.
     pub(crate) rtt_us: Option<u64>,
 }
 
@@ -166,6 +167,12 @@ pub(crate) fn status(gateway: &Gateway) -> Status {
     }
     let (listeners, listeners_left_out) = listeners(&served);
     let policy = gateway.sockets.policy();
+    let peers = peers::peers(&policy);
+    // The QUIC connection has measured for all of its streams.
+    for connection in &mut connections {
+        let by_peer = peers.iter().find(|peer| peer.name == connection.transport);
+        connection.rtt_us = connection.rtt_us.or_else(|| by_peer?.rtt_us);
+    }
     let groups = policy.groups().iter().map(|group| GroupStatus {
         name: group.config.name.clone(),
         members: group
@@ -179,7 +186,7 @@ pub(crate) fn status(gateway: &Gateway) -> Status {
         guests: served.iter().map(guest_status).collect(),
         groups: groups.collect(),
         key: policy.peers.key(),
-        peers: peers::peers(&policy),
+        peers,
         exits: peers::exits(&policy),
         publishes: publishes(&served, &policy),
         listeners,
