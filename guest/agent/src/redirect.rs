@@ -18,7 +18,7 @@ use crate::supervisor::{Subject, Supervisor};
 use crate::{limits, log, sys};
 
 impl Supervisor {
-    /// sendto() with a small datagram and an address.
+    /// sendto() with an address.
     pub(crate) fn on_send_to(
         &mut self,
         notification: &Notification,
@@ -34,6 +34,13 @@ impl Supervisor {
         }
         let subject = self.subject(notification)?;
         Ok(self.ask_nameserver(notification, &subject, peer, now)?.unwrap_or(Answer::Native))
+    }
+
+    /// Whether an address is one that the resolver answers for.
+    pub(crate) fn is_nameserver(&mut self, thread: u32, peer: SocketAddr) -> bool {
+        peer.port() == limits::DNS_PORT
+            && self.resolver.is_some()
+            && self.nameservers.has(thread, peer.ip())
     }
 
     /// A socket of the guest that is about to go to port 53. `None`: it does not go to a nameserver.

@@ -66,6 +66,10 @@ impl Supervisor {
         let sending = sending(notification)?;
         let passed = address_at(notification.thread, sending.address.0, sending.address.1)?;
         let Passed::Internet(peer) = passed else { return Ok(Answer::Native) };
+        if self.is_nameserver(notification.thread, peer) {
+            // musl then connects, which leads to the resolver.
+            return Ok(Answer::Fail(Errno::EOPNOTSUPP));
+        }
         let subject = self.subject(notification)?;
         if self.entry(&subject).is_none() {
             return self.connect_own(notification, subject, peer, now);

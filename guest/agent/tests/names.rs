@@ -67,6 +67,7 @@ fn answers_are_as_long_as_programs_take_them() {
     quick.sort();
     assert_eq!(quick, ["2 ok 1 41", "3 ok 1 3050"]);
     assert_eq!(tcp[2..], ["1 ok 1 43", "0"]);
+    assert_eq!(lab.lines("fast_open"), ["9 ok 1 3050"]);
 }
 
 #[test]
