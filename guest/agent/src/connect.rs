@@ -176,6 +176,10 @@ impl Supervisor {
         };
         log::note(format_args!("thread {} connects to {peer}", notification.thread));
         let (process, thread) = (subject.process.id, notification.thread);
+        let number = notification.descriptor(0);
+        let is_shared = !self.table.has(subject.inode)
+            && !self.relays.is_full()
+            && subject.process.shares(thread, number, subject.inode);
         let who = || self.identities.of(process, thread, now);
         let tcp = self.table.get(subject.inode).map(|socket| socket.shadow.try_clone());
         let tcp = tcp.transpose()?;
@@ -199,8 +203,9 @@ impl Supervisor {
             peer,
             verdict: None,
             lost: false,
+            is_shared,
         };
-        if flags & libc::O_NONBLOCK == 0 {
+        if is_shared || flags & libc::O_NONBLOCK == 0 {
             return self.wait_first(notification, first, now);
         }
         match self.hand_over(notification, first, State::Connecting(token), now) {

@@ -45,6 +45,8 @@ pub(crate) struct First {
     pub(crate) verdict: Option<ConnectReply>,
     /// The data connection has ended without a verdict so far.
     pub(crate) lost: bool,
+    /// Other processes have the socket too: it is relayed, not replaced.
+    pub(crate) is_shared: bool,
 }
 
 impl Supervisor {
@@ -192,6 +194,9 @@ impl Supervisor {
         let Reason::First(first) = waiting.reason else { return };
         let notification = &waiting.notification;
         let token = waiting.token;
+        if first.is_shared {
+            return self.end_shared(notification, *first, state, answer, now);
+        }
         match self.hand_over(notification, *first, state, now) {
             Ok(inode) => {
                 if let (Some(token), State::Connecting(_)) = (token, state)
@@ -208,6 +213,33 @@ impl Supervisor {
                 self.listener.answer(notification.id, not_replaced(&error));
             }
         }
+    }
+
+    /// Ends a connect() of a socket that other processes have too.
+    fn end_shared(
+        &mut self,
+        notification: &Notification,
+        first: First,
+        state: State,
+        answer: Answer,
+        now: Instant,
+    ) {
+        let State::Connected { local, .. } = state else {
+            // Interrupted, or out of time: nothing goes on in the background, a later call begins anew.
+            if self.attempts.remove(&first.token).is_some() {
+                self.link.cancel(first.token);
+            }
+            return self.listener.answer(notification.id, answer);
+        };
+        let names = (first.family, first.peer, local);
+        let added = self
+            .weak
+            .watch(first.old.as_fd(), first.old_inode, now)
+            .and_then(|()| self.relays.add(first.old_inode, &first.old, first.new, names));
+        // Before the answer: the program's close() must be the last one.
+        drop(first.old);
+        let answer = added.map_or_else(|error| not_replaced(&error), |()| answer);
+        self.listener.answer(notification.id, answer);
     }
 
     /// The time of a waiting call has come: is its caller still there, is it interrupted, is its

@@ -144,6 +144,17 @@ pub(crate) const ADDRESS_BYTES_MAX: usize = 128;
 /// from a program without privileges is TCP_INFO, about 280 bytes.
 pub(crate) const OPTION_BYTES_MAX: usize = 1024;
 
+/// Relatives of a process that are looked at for a socket that fork has shared. A chain of shells and
+/// wrappers has a handful.
+pub(crate) const KIN_MAX: usize = 64;
+
+/// Sockets that are relayed at the same time, with two threads and four descriptors each. Beyond it
+/// only the process that connects gets the connection.
+pub(crate) const RELAYS_MAX: usize = 256;
+
+/// How long a connection over the guest's own loopback may take; it takes microseconds.
+pub(crate) const RELAY_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Bytes that the supervisor sends for a program in one call.
 pub(crate) const SEND_BYTES_MAX: usize = 256 * 1024;
 

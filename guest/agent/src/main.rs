@@ -18,6 +18,7 @@
 //! | [`listen`], [`accept`] | listen(), shutdown(), accept() |
 //! | [`listeners`], [`tickets`] | who listens, and connections that came in |
 //! | [`ends`] | processes whose end matters |
+//! | [`kin`], [`relay`] | sockets that fork has shared before connect() |
 //! | [`names`] | getsockname(), getpeername() |
 //! | [`options`], [`allowed`] | getsockopt(), setsockopt() |
 //! | [`outward`] | options that go to the host's socket |
@@ -59,6 +60,7 @@ mod held;
 mod identity;
 mod inquiry;
 mod ioctl;
+mod kin;
 mod limits;
 mod listen;
 mod listeners;
@@ -74,6 +76,7 @@ mod outward;
 mod proc;
 mod processes;
 mod redirect;
+mod relay;
 mod replace;
 mod resolver;
 mod route;

@@ -25,10 +25,15 @@ impl Supervisor {
         notification: &Notification,
         now: Instant,
     ) -> io::Result<Answer> {
-        if self.table.is_empty() {
+        if self.table.is_empty() && self.relays.is_empty() {
             return Ok(Answer::Native);
         }
         let subject = self.subject(notification)?;
+        if let Some(relayed) = self.relays.get(subject.inode, &subject.file) {
+            let (local, bound, family) = (relayed.local, relayed.bound, relayed.family);
+            let name = far_name(local, bound, family, subject.inode);
+            return Ok(answer_name(notification, name));
+        }
         let open = |state| match state {
             State::Connecting(token) if progress(&subject.file) == Some(Progress::Open) => {
                 Some(token)
@@ -52,10 +57,17 @@ impl Supervisor {
     }
 
     pub(crate) fn on_peer_name(&mut self, notification: &Notification) -> io::Result<Answer> {
-        if self.table.is_empty() {
+        if self.table.is_empty() && self.relays.is_empty() {
             return Ok(Answer::Native);
         }
         let subject = self.subject(notification)?;
+        if let Some(relayed) = self.relays.get(subject.inode, &subject.file) {
+            // The guest's own TCP knows whether it is still connected.
+            let peer = relayed.peer;
+            let connected = sys::socket::has_peer(subject.file.as_fd());
+            let name = connected.then(|| answer_name(notification, peer));
+            return Ok(name.unwrap_or(Answer::Fail(Errno::ENOTCONN)));
+        }
         if self.entry(&subject).is_none() {
             return Ok(Answer::Native);
         }

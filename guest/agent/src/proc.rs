@@ -111,6 +111,19 @@ pub(crate) fn descriptors(thread: u32) -> io::Result<Vec<RawFd>> {
     Ok(entries.filter_map(number).collect())
 }
 
+/// The parent of a process.
+pub(crate) fn parent(process: u32) -> Option<u32> {
+    let text = text(&format!("/proc/{process}/stat")).ok()?;
+    // The second field is a name, which may hold anything.
+    text.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// The children that a thread of a process has made. None where the kernel has no list of them.
+pub(crate) fn children(process: u32, thread: u32) -> Vec<u32> {
+    let text = text(&format!("/proc/{process}/task/{thread}/children")).unwrap_or_default();
+    text.split_whitespace().filter_map(|child| child.parse().ok()).collect()
+}
+
 /// What a descriptor is: `socket:[123]`, `anon_inode:[eventpoll]`, a path.
 pub(crate) fn link(thread: u32, number: RawFd) -> io::Result<std::path::PathBuf> {
     std::fs::read_link(format!("/proc/{thread}/fd/{number}"))

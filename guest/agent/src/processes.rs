@@ -4,7 +4,7 @@
 //! Kept: a handle is a pidfd, so a reused number is never taken for the process that had it before.
 //! Bounds: [`limits::PROCESSES_MAX`], [`limits::THREADS_MAX`].
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use crate::sys;
-use crate::{limits, proc};
+use crate::{kin, limits, proc};
 
 /// One process, by its pidfd.
 #[derive(Debug)]
@@ -20,6 +20,7 @@ pub(crate) struct Process {
     pub(crate) id: u32,
     handle: OwnedFd,
     epoll_sets: RefCell<EpollSets>,
+    ancestors: OnceCell<Vec<u32>>,
 }
 
 /// The numbers of a process's epoll sets, as far as it had them when they were looked for.
@@ -35,6 +36,14 @@ impl Process {
     /// A copy of one of its descriptors, which is then the supervisor's own.
     pub(crate) fn copy_descriptor(&self, number: RawFd) -> io::Result<OwnedFd> {
         sys::process::copy_descriptor(self.handle.as_fd(), number)
+    }
+
+    /// Whether a relative has the same socket at the same number.
+    pub(crate) fn shares(&self, thread: u32, number: RawFd, inode: u64) -> bool {
+        // Those that it was born under: who dies is no relative any more, and a reused number of one
+        // would need the same socket at the same place.
+        let ancestors = self.ancestors.get_or_init(|| kin::ancestors(self.id));
+        kin::share(ancestors, self.id, thread, number, inode)
     }
 
     /// The numbers that are (or were) epoll sets. Looks through all descriptors only the first time
@@ -90,7 +99,12 @@ impl Processes {
             return Ok(process);
         }
         let (id, handle) = open(thread)?;
-        let process = Rc::new(Process { id, handle, epoll_sets: RefCell::default() });
+        let process = Rc::new(Process {
+            id,
+            handle,
+            epoll_sets: RefCell::default(),
+            ancestors: OnceCell::new(),
+        });
         if self.known.insert(id, Rc::clone(&process)).is_none() {
             self.order.push_back(id);
         }

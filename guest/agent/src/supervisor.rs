@@ -30,6 +30,7 @@ use crate::nameservers::Nameservers;
 use crate::notify::{Answer, Listener, Notification};
 use crate::outward::Seen;
 use crate::processes::{Process, Processes};
+use crate::relay::Relays;
 use crate::resolver::Resolver;
 use crate::route::Routes;
 use crate::sys::poll::{Epoll, FAILED, HUNG_UP, PEER_CLOSED, READABLE};
@@ -81,6 +82,7 @@ pub(crate) struct Supervisor {
     pub(crate) attempts: HashMap<Token, Attempt>,
     pub(crate) duplicated: Duplicated,
     pub(crate) seen: Seen,
+    pub(crate) relays: Relays,
     pub(crate) network: Option<u64>,
     pub(crate) resolver: Option<Resolver>,
     pub(crate) nameservers: Nameservers,
@@ -136,6 +138,7 @@ impl Supervisor {
             attempts: HashMap::new(),
             duplicated: Duplicated::default(),
             seen: Seen::default(),
+            relays: Relays::default(),
             network: own_network(),
             resolver,
             nameservers,
@@ -160,7 +163,9 @@ impl Supervisor {
                     // No process has the filter any more; the command's end is still to be told.
                     FROM_LISTENER => {
                         self.refuse_everything(now);
-                        return self.command.wait();
+                        let ended = self.command.wait();
+                        self.relays.finish();
+                        return ended;
                     }
                     FROM_MAILBOX => self.read_mail(now),
                     FROM_FRONT => self.command.on_front(&self.poll),
@@ -387,6 +392,9 @@ impl Supervisor {
 
     /// The last descriptor of an outsourced socket was closed.
     pub(crate) fn on_socket_gone(&mut self, inode: u64) {
+        if self.relays.remove(inode) {
+            return;
+        }
         let Some(socket) = self.table.remove(inode) else { return };
         if let State::Connecting(token) = socket.state {
             self.attempts.remove(&token);

@@ -153,6 +153,22 @@ pub(crate) fn shutdown(socket: BorrowedFd<'_>, how: i32) -> io::Result<()> {
     check(unsafe { libc::shutdown(socket.as_raw_fd(), how) }).map(drop)
 }
 
+/// Whether the socket is connected.
+pub(crate) fn has_peer(socket: BorrowedFd<'_>) -> bool {
+    let mut bytes = [0u8; size_of::<libc::sockaddr_storage>()];
+    let mut length = socklen_of::<libc::sockaddr_storage>();
+    // SAFETY: the kernel writes at most `length` bytes into the live buffer, and the new length.
+    let result = unsafe {
+        libc::getpeername(socket.as_raw_fd(), bytes.as_mut_ptr().cast(), &raw mut length)
+    };
+    result == 0
+}
+
+pub(crate) fn shutdown_write(socket: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: no pointer is passed.
+    check(unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_WR) }).map(drop)
+}
+
 pub(crate) fn shutdown_both(socket: BorrowedFd<'_>) -> io::Result<()> {
     shutdown(socket, libc::SHUT_RDWR)
 }

@@ -522,6 +522,168 @@ def test_fork_after_connect():
         echo(sock, b"parent")
 
 
+def in_child(work):
+    """Runs `work` in a forked process; the returned function waits for its good end."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        os._exit(code)
+    return lambda: equal(os.waitpid(pid, 0)[1], 0)
+
+
+def test_shared_by_fork_before_the_child_connects():
+    where("FAR")
+    with tcp() as sock:
+        in_child(lambda: equal(raw_connect(sock, where("FAR")), 0))()
+        echo(sock, b"parent")
+        equal(sock.getpeername(), where("FAR"))
+        assert sock.getsockname()[1] != 0
+        equal(so_error(sock), 0)
+        equal(raw_connect(sock, where("FAR")), errno.EISCONN)
+        in_child(lambda: echo(sock, b"another child"))()
+        sock.shutdown(socket.SHUT_WR)
+        equal(sock.recv(1), b"")
+
+
+def test_shared_by_fork_before_the_parent_connects():
+    where("FAR")
+    with tcp() as sock:
+        go = os.pipe()
+
+        def child():
+            os.read(go[0], 1)
+            echo(sock, os.urandom(300_000))
+            equal(sock.getpeername(), where("FAR"))
+
+        ended = in_child(child)
+        equal(raw_connect(sock, where("FAR")), 0)
+        os.write(go[1], b"x")
+        ended()
+        echo(sock, b"parent")
+        for end in go:
+            os.close(end)
+
+
+def test_shared_by_fork_over_a_generation():
+    where("FAR")
+    with tcp() as sock:
+        in_child(lambda: in_child(lambda: equal(raw_connect(sock, where("FAR")), 0))())()
+        echo(sock)
+
+
+def test_shared_by_fork_and_never_waiting():
+    where("FAR")
+    with tcp() as sock:
+        sock.setblocking(False)
+
+        def child():
+            assert raw_connect(sock, where("FAR")) in (0, errno.EINPROGRESS)
+            wait_writable(sock)
+            equal(so_error(sock), 0)
+
+        in_child(child)()
+        echo(sock)
+
+
+def test_shared_by_fork_and_refused():
+    where("REFUSED")
+    with tcp("REFUSED") as sock:
+        in_child(lambda: equal(raw_connect(sock, where("REFUSED")), errno.ECONNREFUSED))()
+        in_child(lambda: equal(raw_connect(sock, where("FAR")), 0))()
+        echo(sock)
+
+
+def test_shared_by_fork_ends_when_all_have_closed():
+    name = fresh_name()
+    where("ENDS")
+    with tcp("ENDS") as sock:
+        in_child(lambda: equal(raw_connect(sock, where("ENDS")), 0))()
+        sock.sendall(b"watch %s\n" % name.encode())
+        in_child(lambda: sock.sendall(b"12345"))()
+        sock.sendall(b"678")
+    equal(answer(f"ask {name}")[:2], ["end", "8"])
+
+
+def test_shared_by_exec():
+    where("FAR")
+    with tcp() as sock:
+        sock.set_inheritable(True)
+        program = (f"import socket; s = socket.socket(fileno={sock.fileno()}); "
+                   f"s.connect({where('FAR')!r})")
+        in_child(lambda: os.execv(sys.executable, [sys.executable, "-c", program]))()
+        echo(sock)
+
+
+def test_connected_and_inherited_by_exec():
+    where("FAR")
+    with tcp() as kept, tcp() as closed:
+        for sock in (kept, closed):
+            equal(raw_connect(sock, where("FAR")), 0)
+        kept.set_inheritable(True)
+        program = f"""
+import os, socket
+s = socket.socket(fileno={kept.fileno()})
+s.sendall(b"abc")
+assert s.recv(3) == b"abc" and s.getpeername() == {where("FAR")!r}
+try:
+    os.fstat({closed.fileno()})
+except OSError:
+    pass
+else:
+    raise AssertionError("close-on-exec")
+"""
+        pid = os.posix_spawn(sys.executable, [sys.executable, "-c", program], os.environ)
+        equal(os.waitpid(pid, 0)[1], 0)
+        echo(kept)
+        echo(closed)
+
+
+def test_numbers_taken_over_by_other_files():
+    with tcp() as sock:
+        equal(raw_connect(sock, where("FAR")), 0)
+        number = sock.fileno()
+        with open("/dev/null") as file:
+            os.dup2(file.fileno(), number)
+        equal(error_of(sock.getpeername), errno.ENOTSOCK)
+    for _ in range(20):
+        sock = tcp()
+        equal(raw_connect(sock, where("FAR")), 0)
+        os.closerange(sock.fileno(), sock.fileno() + 5)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            equal(other.fileno(), sock.detach())
+            equal(other.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL), socket.IPPROTO_UDP)
+            equal(error_of(other.getpeername), errno.ENOTCONN)
+
+
+def test_threads_that_connect_and_close_against_each_other():
+    where("FAR")
+    numbers = [tcp().detach() for _ in range(4)]
+    stop = time.monotonic() + 1
+
+    def work(index):
+        while time.monotonic() < stop:
+            number = numbers[index % 4]
+            if index < 4:
+                raw_connect(number, where("FAR"))
+            else:
+                # The number is free for a moment: another thread may find it so, or another file.
+                fresh = tcp().detach()
+                os.dup2(fresh, number, inheritable=False)
+                os.close(fresh)
+
+    in_threads(8, work)
+    for number in numbers:
+        os.close(number)
+    with tcp() as sock:
+        equal(raw_connect(sock, where("FAR")), 0)
+        echo(sock)
+
+
 def test_passed_after_connect():
     left, right = socket.socketpair()
     with tcp() as sock:
