@@ -81,7 +81,7 @@ fn mistakes_name_file_line_and_key() {
         ("[[transport]]\nname = \"t\"\nkind = \"qic\"\n", "gw.toml:3: kind: "),
         ("[[route]]\nguests = [\"\"]\nvia = \"direct\"\n", "gw.toml:2: guests: an empty pattern"),
         ("[[route]]\ndomains = [\"a b\"]\nvia = \"direct\"\n", "gw.toml:2: domains: "),
-        ("[[route]]\nprotocol = \"icmp\"\nvia = \"direct\"\n", "gw.toml:2: protocol: "),
+        ("[[route]]\nprotocol = \"sctp\"\nvia = \"direct\"\n", "gw.toml:2: protocol: "),
         (
             "[[route]]\nvia = \"direct\"\ntarget = \"unix:/run/outsock/gateway.sock\"\n",
             "gw.toml:3: target: this is the gateway's own socket",
