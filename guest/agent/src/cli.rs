@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::dial::{Dialer, UnixStandIn, Vsock};
 
@@ -84,9 +84,23 @@ pub(crate) struct Run {
     #[arg(long)]
     pub(crate) no_resolver: bool,
 
+    /// Whose UDP and ping go to the gateway, for the whole machine: "auto" what it has no route for
+    /// itself, "always" all that is not for this machine, "off" none. It takes root, because a network
+    /// device has to be made
+    #[arg(long, value_enum, default_value_t = Udp::Auto, value_name = "WHICH")]
+    pub(crate) udp: Udp,
+
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     pub(crate) command: Vec<OsString>,
+}
+
+/// See [`Run::udp`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Udp {
+    Auto,
+    Always,
+    Off,
 }
 
 #[derive(Clone, Debug)]
@@ -104,6 +118,14 @@ impl FromStr for StandIn {
 }
 
 impl Run {
+    /// Which datagrams go to the gateway. A stand-in carries none, unless told to.
+    pub(crate) fn udp(&self) -> Udp {
+        match (self.udp, &self.way.gateway) {
+            (Udp::Auto, Some(_)) => Udp::Off,
+            (udp, _) => udp,
+        }
+    }
+
     /// The way to the gateway.
     pub(crate) fn dialer(&self) -> Arc<dyn Dialer> {
         self.way.dialer()

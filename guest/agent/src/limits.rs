@@ -220,3 +220,49 @@ const _: () = assert!(
 );
 const _: () = assert!(SIGNAL_CHECK_MIN.as_nanos() < SIGNAL_CHECK_MAX.as_nanos());
 const _: () = assert!(PEEK_BYTES_MAX as u64 >= VSOCK_BUFFER_BYTES);
+
+/// The MTU of the TUN device, in bytes: the longest IPv4 packet. The host cuts up what its own networks
+/// do not take.
+pub(crate) const TUN_MTU: u32 = 65_535;
+
+/// Bytes of a packet that is read from the TUN device: an IPv6 header and the longest body, or the
+/// longest run of datagrams that a program sent at once.
+pub(crate) const TUN_PACKET_BYTES: usize = 40 + 65_535;
+
+/// Packets that are read from the TUN device before the channel is looked at.
+pub(crate) const TUN_BATCH: usize = 64;
+
+/// Extension headers of an IPv6 packet that are looked behind.
+pub(crate) const EXTENSION_HEADERS_MAX: usize = 8;
+
+/// A packet with no more hops left than this is a probe of a traceroute (30 hops at most, by default):
+/// hops cannot be counted through the gateway, so it is refused. Programs start with 64 or more.
+pub(crate) const HOPS_TRACED_MAX: u8 = 30;
+
+/// Datagrams of which some fragments have come, and not yet the last.
+pub(crate) const FRAGMENTED_MAX: usize = 16;
+
+/// Bytes of a datagram in fragments: the longest body of an IPv6 packet.
+pub(crate) const FRAGMENTED_BYTES_MAX: usize = 65_535;
+
+/// Bytes of a packet that an ICMP error quotes (RFC 1812, 4.3.2.3: 576 with its headers).
+pub(crate) const ICMP_QUOTED_V4: usize = 576 - 28;
+
+/// The same for IPv6 (RFC 4443, 2.4: 1280 with its headers).
+pub(crate) const ICMP_QUOTED_V6: usize = 1280 - 48;
+
+/// The MTU that is said of a way whose true one is not known: the least that every IPv6 way has.
+pub(crate) const MTU_SAID: u32 = 1280;
+
+/// Bytes of messages that wait for the channel. Above it no packet is read, and the kernel drops what
+/// its own queue (500 packets) does not hold.
+pub(crate) const CHANNEL_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bytes of a channel that are read at once.
+pub(crate) const CHANNEL_READ_BYTES: usize = 256 * 1024;
+
+/// How long a channel may take to stand.
+pub(crate) const CHANNEL_OPEN: Duration = Duration::from_secs(5);
+
+/// Between two attempts to take the TUN device over from another agent.
+pub(crate) const TUN_RETRY: Duration = Duration::from_millis(250);

@@ -39,6 +39,7 @@
 //! | [`lost`] | connections whose gateway is gone |
 //! | [`gateway`], [`dial`], [`mailbox`] | the link to the host |
 //! | [`modules`] | the listing of host modules |
+//! | [`tun`] | UDP and ping, by a TUN device |
 //! | [`log`], [`limits`] | messages; every bound |
 //! | [`sys`] | raw system calls, the only `unsafe` code |
 #![deny(unsafe_code)]
@@ -86,6 +87,7 @@ mod supervisor;
 mod sys;
 mod table;
 mod tickets;
+mod tun;
 mod waiting;
 mod weak;
 

@@ -24,6 +24,7 @@ use crate::mailbox::Mailbox;
 use crate::supervisor::Supervisor;
 use crate::sys::poll::{Epoll, READABLE, Signals};
 use crate::sys::process::{Exit, Fork};
+use crate::tun::{Reach, Tun};
 use crate::{cli, limits, log, resolver, sys};
 
 /// Exit codes of outsock itself, by `sysexits.h` and by what shells do.
@@ -77,11 +78,12 @@ impl Report {
 struct How {
     dialer: Arc<dyn Dialer>,
     with_resolver: bool,
+    udp: cli::Udp,
 }
 
 /// Runs a command; returns its exit code, or ends this process as the command's was ended.
 pub(crate) fn run(task: &cli::Run) -> io::Result<i32> {
-    let how = How { dialer: task.dialer(), with_resolver: !task.no_resolver };
+    let how = How { dialer: task.dialer(), with_resolver: !task.no_resolver, udp: task.udp() };
     let passed_on = Signals::all().without(NOT_PASSED_ON);
     let mask = passed_on.block()?;
     let (front, back) = UnixStream::pair()?;
@@ -175,15 +177,16 @@ fn prepare_and_serve(
     sys::process::leave_session();
     sys::process::adopt_orphans()?;
     sys::process::raise_descriptor_limit(limits::DESCRIPTORS_WANTED);
-    serve(&how.dialer, prepared, resolver, front)
+    serve(how, prepared, resolver, front)
 }
 
 fn serve(
-    dialer: &Arc<dyn Dialer>,
+    how: &How,
     prepared: Prepared,
     resolver: Option<resolver::Prepared>,
     front: UnixStream,
 ) -> io::Result<()> {
+    let dialer = &how.dialer;
     let mailbox = Mailbox::new()?;
     let link = Link::open(Arc::clone(dialer), mailbox.clone())
         .map_err(|error| io::Error::other(format!("no gateway at {}: {error}", dialer.place())))?;
@@ -204,12 +207,41 @@ fn serve(
         };
         resolver.ready().inspect_err(why_not).ok()
     });
+    let tun = start_tun(how)?;
     let answered = link.watch().map_or(Answered::NONE, ioctl::probe);
     let (command, listener) = prepared.start(front, answered)?;
     match listener {
-        Some(listener) => Supervisor::new(listener, link, mailbox, command, resolver)?.serve(),
+        Some(listener) => {
+            let mut supervisor = Supervisor::new(listener, link, mailbox, command, resolver)?;
+            supervisor.tun = tun;
+            supervisor.serve()
+        }
         None => command.wait(),
     }
+}
+
+/// UDP and ping, where they can be had.
+fn start_tun(how: &How) -> io::Result<Option<Tun>> {
+    let reach = match how.udp {
+        cli::Udp::Off => return Ok(None),
+        cli::Udp::Auto => Reach::Rest,
+        cli::Udp::Always => Reach::All,
+    };
+    let error = match Tun::start(reach, Arc::clone(&how.dialer)) {
+        Ok(tun) => return Ok(Some(tun)),
+        Err(error) => error,
+    };
+    let advice = match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => "it takes root (CAP_NET_ADMIN)",
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => "load the module tun (modprobe tun)",
+        _ => "see the error",
+    };
+    if how.udp == cli::Udp::Always {
+        let text = format!("no device for UDP and ping: {error}; {advice}");
+        return Err(io::Error::new(error.kind(), text));
+    }
+    log::note(format_args!("UDP and ping are not outsourced: {error}; {advice}"));
+    Ok(None)
 }
 
 #[cfg(test)]

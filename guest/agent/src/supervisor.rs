@@ -36,6 +36,7 @@ use crate::route::Routes;
 use crate::sys::poll::{Epoll, FAILED, HUNG_UP, PEER_CLOSED, READABLE};
 use crate::table::{Socket, State, Table};
 use crate::tickets::{TICKET_KEYS, Tickets};
+use crate::tun::Tun;
 use crate::waiting::{KEY_MIN, WaitingCalls};
 use crate::weak::WeakSets;
 use crate::{log, sys};
@@ -89,6 +90,8 @@ pub(crate) struct Supervisor {
     pub(crate) listeners: Listeners,
     pub(crate) tickets: Tickets,
     pub(crate) ends: Ends,
+    /// UDP and ping, where this agent serves them.
+    pub(crate) tun: Option<Tun>,
     mailbox: Mailbox,
     command: Command,
     pub(crate) random: io::BufReader<File>,
@@ -145,6 +148,7 @@ impl Supervisor {
             listeners: Listeners::default(),
             tickets: Tickets::default(),
             ends: Ends::default(),
+            tun: None,
             mailbox,
             command,
             random: io::BufReader::new(File::open("/dev/urandom")?),
@@ -341,6 +345,9 @@ impl Supervisor {
         self.link.lose();
         if let Some(resolver) = &self.resolver {
             resolver.gateway_lost();
+        }
+        if let Some(tun) = &self.tun {
+            tun.lose_gateway();
         }
         self.lose_inbound();
         let tokens: Vec<_> = self.attempts.keys().copied().collect();

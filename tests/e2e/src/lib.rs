@@ -5,6 +5,7 @@
 //! listens on a port that the system chose, on loopback only. Bound: [`limits`].
 #![forbid(unsafe_code)]
 
+mod datagrams;
 pub mod differential;
 mod hold;
 mod http;
@@ -14,6 +15,7 @@ mod relay;
 mod server;
 mod services;
 
+pub use datagrams::UdpEcho;
 pub use hold::BlackHole;
 pub use http::{http, http_on_ipv6};
 pub use relay::relay;

@@ -9,7 +9,7 @@ use crate::cli::Part;
 use crate::report::Report;
 
 /// Programs that run unmodified in guests, and their servers on the host.
-const E2E: [&str; 23] = [
+const E2E: [&str; 25] = [
     "aria2",
     "bind9-dnsutils",
     "curl",
@@ -33,6 +33,8 @@ const E2E: [&str; 23] = [
     "redis-server",
     "rsync",
     "socat",
+    "iputils-ping",
+    "traceroute",
 ];
 /// What every part that boots guests wants.
 const BOOT: [&str; 3] = ["python3", "busybox-static", "kmod"];

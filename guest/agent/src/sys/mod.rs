@@ -13,6 +13,7 @@ pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod seccomp;
 pub(crate) mod socket;
+pub(crate) mod tun;
 
 /// The C convention: negative means "look at errno".
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {

@@ -10,6 +10,7 @@
 mod apps;
 mod clients;
 mod data;
+mod datagrams;
 mod differential;
 mod errors;
 mod host;
@@ -95,6 +96,12 @@ const TESTS: &[(&str, Test)] = &[
     ("names-resolv-conf", names::resolv_conf),
     ("names-rules", names::rules_decide),
     ("names-storm", names::storm),
+    ("udp-semantics", datagrams::semantics),
+    ("udp-iperf3", datagrams::iperf3),
+    ("ping", datagrams::ping),
+    ("traceroute", datagrams::traceroute),
+    ("udp-rest-prohibited", datagrams::the_rest_is_prohibited),
+    ("udp-agents-take-turns", datagrams::agents_take_turns),
     ("server-semantics", servers::semantics),
     ("server-http", servers::http_server),
     ("server-asyncio", servers::asyncio_server),

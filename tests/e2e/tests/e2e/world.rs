@@ -11,6 +11,7 @@ use outsock_boot::{BootOptions, Guest, GuestCommand, GuestProcess, Image, Kernel
 use outsock_e2e::{BlackHole, Server};
 use outsock_site::{Directory, Gateway, Programs};
 
+use crate::datagrams::UdpServers;
 use crate::differential::{self, Peer};
 use crate::host::{self, ServerProcess};
 use crate::names;
@@ -23,7 +24,8 @@ pub(crate) const SECOND: (&str, u32) = ("second", 4);
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(180);
 const LOG_LINES: usize = 30;
 
-const GUEST_FILES: [(&str, &str); 6] = [
+const GUEST_FILES: [(&str, &str); 7] = [
+    ("datagrams.py", include_str!("../../guest/datagrams.py")),
     ("transfer.py", include_str!("../../guest/transfer.py")),
     ("errnos.py", include_str!("../../guest/errnos.py")),
     ("many.py", include_str!("../../guest/many.py")),
@@ -63,6 +65,7 @@ pub(crate) struct World {
     pub(crate) second: Option<Guest>,
     pub(crate) gateway: Option<Gateway>,
     pub(crate) servers: Servers,
+    pub(crate) udp: UdpServers,
     pub(crate) processes: Processes,
     pub(crate) places: Places,
     pub(crate) directory: Directory,
@@ -88,11 +91,14 @@ impl World {
         services.extend_from_slice(&places.services);
         let mut config = net::config(&guests, &services, &places.published);
         config += &names::rules(&servers);
+        let udp = UdpServers::start();
+        config += &udp.rules();
         let mut world = Self {
             guest: None,
             second: None,
             gateway: None,
             servers,
+            udp,
             processes,
             places,
             directory,
