@@ -43,6 +43,8 @@ use relay::Relay;
 enum Event {
     /// The gateway has a channel for us.
     Opened(Box<Channel>),
+    /// It has none for us.
+    Refused,
     /// The gateway is gone.
     Lost,
     /// The agent ends.

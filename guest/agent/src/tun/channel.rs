@@ -100,7 +100,7 @@ impl Channel {
                         "the gateway carries no datagrams for this guest, so UDP and ping are refused: \
                          {error}"
                     ));
-                    return;
+                    return events.post(Event::Refused);
                 }
                 Err(OpenError::Failed(error)) => {
                     log::note(format_args!("no channel for datagrams yet: {error}"));

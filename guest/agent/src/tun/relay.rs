@@ -3,13 +3,14 @@
 //! in: packets that programs send, messages of the gateway; out: the same on the other side, and ICMP
 //! errors for what does not go on. Owner: a thread of the supervisor's process. Kept: the relay keeps
 //! no flows: a packet says all that the gateway needs, and its answer all that the guest needs; while
-//! there is no channel every datagram is answered with an error, at once. Bounds: those of the channel
+//! there is no channel any more every datagram is answered with an error, at once. Bounds: those of the channel
 //! and of [`Fragments`].
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use outsock_vmrpc::Errno;
 use outsock_vmrpc::datagram::{FlowKey, Message};
@@ -37,6 +38,8 @@ pub(super) struct Relay {
     events: Mailbox<Event>,
     poll: Epoll,
     channel: Option<Channel>,
+    /// Until when packets wait for the first channel: a program starts a moment before there is one.
+    patience: Option<Instant>,
     fragments: Fragments,
     /// What the device and the channel are watched for.
     watched: (u32, u32),
@@ -49,11 +52,12 @@ impl Relay {
         events: Mailbox<Event>,
     ) -> io::Result<Self> {
         let poll = Epoll::new()?;
-        poll.add(interface.file.as_fd(), READABLE, FROM_TUN)?;
+        poll.add(interface.file.as_fd(), 0, FROM_TUN)?;
         poll.add(events.as_fd(), READABLE, FROM_MAILBOX)?;
         let fragments = Fragments::default();
-        let watched = (READABLE, 0);
-        Ok(Self { interface, dialer, events, poll, channel: None, fragments, watched })
+        let patience = Some(Instant::now() + limits::CHANNEL_FIRST);
+        let watched = (0, 0);
+        Ok(Self { interface, dialer, events, poll, channel: None, patience, fragments, watched })
     }
 
     /// Serves until it is told to stop.
@@ -61,13 +65,15 @@ impl Relay {
         self.search()?;
         let mut buffer = vec![0; HEADER_BYTES + limits::TUN_PACKET_BYTES];
         loop {
-            for event in self.poll.wait(None)? {
+            let left = self.patience.map(|until| until.saturating_duration_since(Instant::now()));
+            for event in self.poll.wait(left)? {
                 match event.data {
                     FROM_TUN => self.read_packets(&mut buffer),
                     FROM_MAILBOX => {
                         for event in self.events.take_all() {
                             match event {
                                 Event::Opened(channel) => self.resume(*channel)?,
+                                Event::Refused => self.patience = None,
                                 Event::Lost => self.lose(),
                                 Event::Stop => return Ok(()),
                             }
@@ -77,6 +83,9 @@ impl Relay {
                 }
             }
             self.flush();
+            if self.patience.is_some_and(|until| until <= Instant::now()) {
+                self.patience = None;
+            }
             self.watch()?;
         }
     }
@@ -89,6 +98,7 @@ impl Relay {
         self.poll.add(channel.as_fd(), READABLE, FROM_CHANNEL)?;
         self.watched.1 = READABLE;
         self.channel = Some(channel);
+        self.patience = None;
         Ok(())
     }
 
@@ -113,7 +123,7 @@ impl Relay {
     /// Watches the device while there is room for its packets, the channel for room while it has none.
     fn watch(&mut self) -> io::Result<()> {
         let full = self.channel.as_ref().is_some_and(Channel::is_full);
-        let tun = if full { 0 } else { READABLE };
+        let tun = if full || self.patience.is_some() { 0 } else { READABLE };
         if tun != self.watched.0 {
             self.poll.modify(self.interface.file.as_fd(), tun, FROM_TUN)?;
             self.watched.0 = tun;
