@@ -292,6 +292,15 @@ impl Supervisor {
     /// A process that listened or accepted has ended.
     pub(crate) fn on_process_end(&mut self, key: u64, now: Instant) {
         self.ends.forget(&self.poll, key);
+        self.release_dead(now);
+    }
+
+    /// Lets go of the listeners of processes that were killed in accept(): a server that starts anew
+    /// wants its port.
+    pub(crate) fn release_dead(&mut self, now: Instant) {
+        if self.listeners.is_empty() {
+            return;
+        }
         for key in self.waiting.keys() {
             self.abandon_if_gone(key);
         }

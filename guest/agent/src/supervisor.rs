@@ -173,7 +173,11 @@ impl Supervisor {
                     }
                     FROM_MAILBOX => self.read_mail(now),
                     FROM_FRONT => self.command.on_front(&self.poll),
-                    FROM_CHILDREN => self.command.on_children(),
+                    FROM_CHILDREN => {
+                        // Before anybody is told that the command has ended.
+                        self.release_dead(now);
+                        self.command.on_children();
+                    }
                     FROM_LINK => self.lose_gateway(now),
                     FROM_RESOLVER => self.on_resolver(now),
                     key if key >= PROCESS_KEYS => self.on_process_end(key, now),

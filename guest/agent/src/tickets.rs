@@ -249,7 +249,7 @@ impl Supervisor {
 
     /// The supervisor is about to end: nobody is left who could take anything.
     pub(crate) fn refuse_everything(&mut self, now: Instant) {
-        self.look_at_listeners(now);
+        self.release_dead(now);
         if !self.link.has_listened() {
             return;
         }
