@@ -78,6 +78,8 @@ pub(crate) enum Part {
     Unit,
     /// The examples in the documentation.
     Doc,
+    /// Host modules in the kernel.
+    Ebpf,
     /// Booting real guests.
     Boot,
     /// Unmodified programs in real guests, through the gateway.

@@ -19,6 +19,8 @@ Parts:
   uml       a real guest (User Mode Linux 7.2) with the agent against native loopback TCP
   names     addresses of names from the gateway's pool, in such a guest, against a server on loopback
   rules     one decision among 10,000 rules (cargo bench -p outsock-core)
+  rpc       VM RPC calls against a plain vsock echo, event queues in shared memory against those over
+            the stream; a virtual guest and User Mode Linux 7.2
 
 Each figure is the median of its rounds; within a round all contestants take turns. Threads are not
 pinned. The figures of one run compare with one another, not with those of another day.
@@ -99,6 +101,8 @@ pub(crate) enum Part {
     Names,
     /// Decisions by rules.
     Rules,
+    /// VM RPC.
+    Rpc,
 }
 
 /// This program's other processes.
@@ -117,6 +121,12 @@ pub(crate) enum Task {
         to: String,
         /// A case, as JSON.
         case: String,
+    },
+    /// Be a program that uses VM RPC.
+    #[command(hide = true)]
+    Rpc {
+        /// The work, as JSON.
+        work: String,
     },
 }
 

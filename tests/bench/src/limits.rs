@@ -21,6 +21,12 @@ pub(crate) const CONNECTS: u64 = 3_000;
 /// Connections at a time in the parallel measurement.
 pub(crate) const CONNECTS_PARALLEL: u32 = 32;
 
+/// Events through shared memory in one measurement: about a second of them.
+pub(crate) const EVENTS: u64 = 4_000_000;
+
+/// Events over the stream in one measurement.
+pub(crate) const EVENTS_STREAM: u64 = 200_000;
+
 /// Names asked for in one measurement: enough for a 99th percentile of five.
 pub(crate) const LOOKUPS: u64 = 500;
 

@@ -5,6 +5,7 @@ use outsock_virtual_guest::Layout;
 pub(crate) mod idle;
 pub(crate) mod names;
 pub(crate) mod peer;
+pub(crate) mod rpc;
 pub(crate) mod rules;
 pub(crate) mod stalled;
 pub(crate) mod streams;

@@ -59,5 +59,6 @@ fn measure(cli: &Cli, part: Part) -> Result<Option<PartReport>> {
         Part::Uml => parts::uml::measure(cli).map(Some),
         Part::Names => parts::names::measure(cli).map(Some),
         Part::Rules => parts::rules::measure().map(Some),
+        Part::Rpc => parts::rpc::measure(cli).map(Some),
     }
 }

@@ -36,13 +36,19 @@ const E2E: [&str; 25] = [
     "iputils-ping",
     "traceroute",
 ];
+/// The modules' example programs, in C and in Python.
+const UNIT: [&str; 3] = ["gcc", "libc6-dev", "python3"];
+/// A gateway with host modules in the kernel, and the compiler for one.
+const EBPF: [&str; 4] = ["clang", "libelf-dev", "pkg-config", "zlib1g-dev"];
 /// What every part that boots guests wants.
 const BOOT: [&str; 3] = ["python3", "busybox-static", "kmod"];
 
 /// Installs what `part` needs; returns what is missing still.
 pub(crate) fn install(part: Part, report: &Report) -> Vec<String> {
     let packages: &[&str] = match part {
-        Part::Purity | Part::Unit | Part::Doc => &[],
+        Part::Purity | Part::Doc => &[],
+        Part::Unit => &UNIT,
+        Part::Ebpf => &EBPF,
         Part::Boot => &BOOT,
         Part::E2e => &E2E,
     };

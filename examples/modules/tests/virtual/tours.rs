@@ -8,23 +8,7 @@ use outsock_example_modules::{kv, ticker};
 use crate::world::{Process, World, bind, built, example, module, output};
 
 /// What every tour prints.
-pub(crate) const TOUR: &str = "\
-bind nothing: NoSuchModule
-bind kv: UnsupportedVersion
-bind secret: NotAllowed
-bind kv: version 2
-unbind kv
-put and get 0 bytes
-put and get 4096 bytes
-put and get 60000 bytes
-get: ENOENT
-call 99: NoSuchFunction
-64 threads at once
-1000 events each way
-then the queue is empty
-40000 bytes: TooLarge
-after unbind: Deleted
-";
+const TOUR: &str = include_str!("../../../tour.txt");
 
 fn world() -> World {
     World::start(|folder| {

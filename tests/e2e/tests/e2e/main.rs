@@ -15,6 +15,7 @@ mod differential;
 mod errors;
 mod host;
 mod lifecycle;
+mod modules;
 mod names;
 mod net;
 mod places;
@@ -114,6 +115,10 @@ const TESTS: &[(&str, Test)] = &[
     ("server-backlog", servers::backlog),
     ("server-churn", servers::churn),
     ("server-local", servers::not_published),
+    ("vmrpc-rust", modules::rust),
+    ("vmrpc-c", modules::c),
+    ("vmrpc-python", modules::python),
+    ("vmrpc-unprivileged", modules::unprivileged),
     ("two-guests", lifecycle::two_guests_at_once),
     ("guest-killed", lifecycle::guest_killed),
     ("counters", lifecycle::no_guest_misbehaved),

@@ -14,6 +14,7 @@ use outsock_site::{Directory, Gateway, Programs};
 use crate::datagrams::UdpServers;
 use crate::differential::{self, Peer};
 use crate::host::{self, ServerProcess};
+use crate::modules;
 use crate::names;
 use crate::net::{self, Service};
 use crate::places::Places;
@@ -93,6 +94,7 @@ impl World {
         config += &names::rules(&servers);
         let udp = UdpServers::start();
         config += &udp.rules();
+        config += &modules::tables(&directory);
         let mut world = Self {
             guest: None,
             second: None,
