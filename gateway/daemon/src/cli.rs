@@ -51,7 +51,7 @@ pub(crate) enum Command {
     /// Asks the running gateway, or with --config evaluates that file, without looking names up.
     Explain(Explain),
     /// Show the host modules of a running gateway, who has bound them, calls, errors, event queues.
-    Modules(Status),
+    Modules(Modules),
 }
 
 #[derive(Debug, Args)]
@@ -92,6 +92,12 @@ pub(crate) struct Status {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Modules {
+    #[command(flatten)]
+    pub(crate) asked: Status,
 }
 
 #[derive(Debug, Args)]

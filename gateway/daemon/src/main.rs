@@ -91,7 +91,7 @@ fn main() -> ExitCode {
         cli::Command::Status(status) => show_status(&status),
         cli::Command::Reload(reload) => ask_reload(&reload),
         cli::Command::Explain(question) => show_explanation(&question),
-        cli::Command::Modules(modules) => show_modules(&modules),
+        cli::Command::Modules(modules) => show_modules(&modules.asked),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
