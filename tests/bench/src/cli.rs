@@ -124,7 +124,7 @@ pub(crate) enum Task {
     },
     /// Be a program that uses VM RPC.
     #[command(hide = true)]
-    Rpc {
+    RpcClient {
         /// The work, as JSON.
         work: String,
     },

@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     let outcome = match &cli.task {
         Some(Task::Serve { unix }) => server::serve(unix),
         Some(Task::Client { to, case }) => client::main(to, case),
-        Some(Task::Rpc { work }) => rpc::main(work),
+        Some(Task::RpcClient { work }) => rpc::main(work),
         None if cli.supervised => run::run(&cli),
         None => return supervise::supervise(),
     };

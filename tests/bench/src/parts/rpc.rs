@@ -64,8 +64,11 @@ impl Worker for Real {
     }
 
     fn work(&self, _: &Host, work: Work) -> Result<Figures> {
-        let argv =
-            [format!("/mnt/share/{CLIENT}"), "rpc".to_owned(), serde_json::to_string(&work)?];
+        let argv = [
+            format!("/mnt/share/{CLIENT}"),
+            "rpc-client".to_owned(),
+            serde_json::to_string(&work)?,
+        ];
         let command = GuestCommand::new(&argv).timeout(limits::GUEST_CASE_TIMEOUT);
         let output = self.0.run_command(&command)?;
         if !output.status.success() {
