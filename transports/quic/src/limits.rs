@@ -13,8 +13,12 @@ pub const HANDSHAKES_MAX: usize = 256;
 /// From so many on, whoever begins a handshake must first show that its address is its own.
 pub const HANDSHAKES_TRUSTED_MAX: usize = 32;
 
-/// How long a handshake may take: a round trip of 3 s, three times.
+/// How long a handshake that a peer began may take: a round trip of 3 s, three times.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long one that we began may take before it is begun anew. QUIC repeats its first packet with
+/// growing pauses, so a path that heals is found by a new try rather than by an old one.
+pub const DIAL_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Connections with one peer at the same time. Each may hold its windows.
 pub const LINKS_PER_PEER_MAX: usize = 8;
@@ -24,7 +28,7 @@ pub const RETRY_FIRST: Duration = Duration::from_millis(200);
 
 /// The longest wait: a peer that is back is found within this, and a silent one costs a packet or
 /// two each time.
-pub const RETRY_MAX: Duration = Duration::from_secs(10);
+pub const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// How long the next address of a peer waits for the one before (RFC 8305, 5).
 pub const NEXT_ADDRESS: Duration = Duration::from_millis(250);

@@ -179,7 +179,7 @@ async fn connect_to(peer: &Arc<Peer>, address: SocketAddr) -> Result<(), DialErr
         | quinn::ConnectError::NoDefaultClientConfig
         | quinn::ConnectError::UnsupportedVersion => DialError::OutOfResources("connection ids"),
     })?;
-    let connection = tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, connecting)
+    let connection = tokio::time::timeout(limits::DIAL_TIMEOUT, connecting)
         .await
         .map_err(|_| DialError::HostUnreachable)?
         .map_err(|error| failure::of_handshake(&error))?;
