@@ -7,6 +7,7 @@
 
 mod datagrams;
 pub mod differential;
+pub mod document;
 mod hold;
 mod http;
 pub mod limits;

@@ -136,7 +136,7 @@ const char *poll_bits(int bits) {
     static char text[128];
     text[0] = 0;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (bits & names[i].bit) strcat(strcat(text, text[0] ? "|" : ""), names[i].name);
+        if (bits & names[i].bit) strcat(strcat(text, text[0] ? "+" : ""), names[i].name);
     return text[0] ? text : "none";
 }
 

@@ -17,7 +17,7 @@ use crate::world::World;
 
 /// Software emulation on a busy machine, a runtime to load.
 const START: Duration = Duration::from_secs(90);
-const CLIENT_SECONDS: &str = "60";
+const CLIENT_SECONDS: &str = "25";
 const POLL: Duration = Duration::from_millis(50);
 const SIGTERM: i32 = 15;
 

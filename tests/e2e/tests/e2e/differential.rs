@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use outsock_boot::GuestCommand;
 use outsock_e2e::differential::Observations;
+use outsock_e2e::document::Document;
 use outsock_site::{Directory, target_directory, tied, workspace};
 
 use crate::Verdict;
@@ -22,6 +23,7 @@ use crate::world::{World, outsourced};
 /// Software emulation on a busy machine.
 const TIME: Duration = Duration::from_secs(600);
 const PROGRAM: &str = "differential";
+const DOCUMENT: &str = "docs/socket-semantics.md";
 
 /// The program's other end, on the host.
 pub(crate) struct Peer {
@@ -142,10 +144,18 @@ pub(crate) fn differential(world: &mut World) -> Verdict {
     let native = observe(world, "native", &["sh", "/mnt/share/native.sh", "/mnt/share"]);
     assert!(native.broken().is_empty(), "natively: {:#?}", native.broken());
     let differences = native.differences(&outsock);
-    println!("{} values compared, {} differ", native.count(), differences.len());
-    for difference in &differences {
-        println!("{difference}");
+    let text = std::fs::read_to_string(workspace().join(DOCUMENT)).unwrap();
+    let document = Document::parse(&text).unwrap_or_else(|error| panic!("{DOCUMENT}: {error}"));
+    // `uml-7.2` is 7.2 in the document.
+    let name = world.kernel().name();
+    let kernel = name.rsplit_once('-').map_or(name, |(_, kernel)| kernel);
+    let mut wrong = document.contradictions();
+    wrong.extend(document.unbacked(native.cases().map(|(case, _)| case)));
+    wrong.extend(document.disagreements(kernel, &differences));
+    for line in &wrong {
+        println!("{DOCUMENT}: {line}");
     }
-    assert!(differences.is_empty());
+    println!("{} values compared, {} differ", native.count(), differences.len());
+    assert!(wrong.is_empty(), "{} disagreements with {DOCUMENT}", wrong.len());
     Verdict::Passed
 }
