@@ -6,6 +6,12 @@ struct option_name {
     const char *name;
 };
 
+// The same at both levels of IP.
+#define MULTICAST                                                                                       \
+    {42, "MCAST_JOIN_GROUP"}, {43, "MCAST_BLOCK_SOURCE"}, {44, "MCAST_UNBLOCK_SOURCE"},                 \
+        {45, "MCAST_LEAVE_GROUP"}, {46, "MCAST_JOIN_SOURCE_GROUP"}, {47, "MCAST_LEAVE_SOURCE_GROUP"},   \
+        {48, "MCAST_MSFILTER"}
+
 static const struct option_name SOCKET[] = {
     {1, "DEBUG"}, {2, "REUSEADDR"}, {3, "TYPE"}, {4, "ERROR"}, {5, "DONTROUTE"}, {6, "BROADCAST"}, {7, "SNDBUF"},
     {8, "RCVBUF"}, {9, "KEEPALIVE"}, {10, "OOBINLINE"}, {11, "NO_CHECK"}, {12, "PRIORITY"}, {13, "LINGER"},
@@ -39,6 +45,7 @@ static const struct option_name TCP[] = {
 };
 
 static const struct option_name IP[] = {
+    MULTICAST,
     {1, "TOS"}, {2, "TTL"}, {3, "HDRINCL"}, {4, "OPTIONS"}, {5, "ROUTER_ALERT"}, {6, "RECVOPTS"}, {7, "RETOPTS"},
     {8, "PKTINFO"}, {9, "PKTOPTIONS"}, {10, "MTU_DISCOVER"}, {11, "RECVERR"}, {12, "RECVTTL"}, {13, "RECVTOS"},
     {14, "MTU"}, {15, "FREEBIND"}, {16, "IPSEC_POLICY"}, {17, "XFRM_POLICY"}, {18, "PASSSEC"}, {19, "TRANSPARENT"},
@@ -51,6 +58,9 @@ static const struct option_name IP[] = {
 };
 
 static const struct option_name IPV6[] = {
+    {1, "ADDRFORM"}, {2, "2292PKTINFO"}, {3, "2292HOPOPTS"}, {4, "2292DSTOPTS"}, {5, "2292RTHDR"}, {8, "2292HOPLIMIT"},
+    {11, "FLOWINFO"}, {32, "FLOWLABEL_MGR"}, {33, "FLOWINFO_SEND"}, {49, "RECVPKTINFO"},
+    MULTICAST,
     {6, "2292PKTOPTIONS"}, {9, "NEXTHOP"}, {10, "AUTHHDR"}, {16, "UNICAST_HOPS"}, {17, "MULTICAST_IF"},
     {18, "MULTICAST_HOPS"}, {19, "MULTICAST_LOOP"}, {20, "ADD_MEMBERSHIP"}, {21, "DROP_MEMBERSHIP"},
     {22, "ROUTER_ALERT"}, {23, "MTU_DISCOVER"}, {24, "MTU"}, {25, "RECVERR"}, {26, "V6ONLY"}, {27, "JOIN_ANYCAST"},

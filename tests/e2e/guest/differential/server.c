@@ -309,6 +309,7 @@ static void listener_closed(void) {
     pause_ms(A_MOMENT_MS);
     result("close", close(fd));
     answer_of("waiting-client", peer);
+    pause_ms(A_MOMENT_MS);
     answer_of("later-client", dialled("end"));
     fd = listening(8);
     peer = dialled("hello hold");

@@ -4,7 +4,7 @@
 //! Kept: programs are the distribution's own; what they say is compared with what is known. Bound: [`START`] for a
 //! server to listen, [`CLIENT`] for a client on the host.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -13,11 +13,12 @@ use outsock_boot::GuestProcess;
 use outsock_site::tied;
 
 use crate::host::{ServerProcess, start};
+use crate::servers::is_published;
 use crate::world::World;
 
 /// Software emulation on a busy machine, a runtime to load.
 const START: Duration = Duration::from_secs(90);
-const CLIENT_SECONDS: &str = "25";
+const CLIENT_SECONDS: &str = "60";
 const POLL: Duration = Duration::from_millis(50);
 const SIGTERM: i32 = 15;
 
@@ -54,11 +55,12 @@ pub(crate) struct GuestServer {
 }
 
 impl GuestServer {
-    /// Starts one and waits until it listens: only then the gateway does.
+    /// Starts one and waits until it is reachable.
     pub(crate) fn start(world: &World, port: u16, argv: &[&str]) -> Self {
         let mut server = Self::spawn(world, port, argv);
         let deadline = Instant::now() + START;
-        while TcpStream::connect(server.at).is_err() {
+        // Asked of the gateway: some servers take any connection for their client.
+        while !is_published(world, server.at) {
             let running = server.process.as_ref().is_some_and(GuestProcess::is_running);
             assert!(running && Instant::now() < deadline, "{argv:?}: {}", server.said());
             std::thread::sleep(POLL);

@@ -150,7 +150,9 @@ pub(crate) fn differential(world: &mut World) -> Verdict {
     let name = world.kernel().name();
     let kernel = name.rsplit_once('-').map_or(name, |(_, kernel)| kernel);
     let mut wrong = document.contradictions();
-    wrong.extend(document.unbacked(native.cases().map(|(case, _)| case)));
+    let mut cases: Vec<&str> = native.cases().map(|(case, _)| case).collect();
+    cases.dedup();
+    wrong.extend(document.unbacked(&cases));
     wrong.extend(document.disagreements(kernel, &differences));
     for line in &wrong {
         println!("{DOCUMENT}: {line}");

@@ -56,7 +56,7 @@ impl Served {
     }
 }
 
-fn is_published(world: &World, address: SocketAddr) -> bool {
+pub(crate) fn is_published(world: &World, address: SocketAddr) -> bool {
     let shown = address.to_string();
     let status = world.gateway().status().unwrap();
     status.listeners.iter().any(|listener| listener.places.contains(&shown))
