@@ -253,14 +253,16 @@ impl EventQueue {
         timeout: Option<Duration>,
     ) -> Result<(), QueueError> {
         let queue = self.queue();
-        let deadline = timeout.map(|timeout| Instant::now() + timeout);
         let soon = || match queue.put(event) {
             Ok(Put::Full) => None,
             Ok(Put::Taken) => Some(Ok(())),
             Err(error) => Some(Err(error)),
         };
         wait::spin(self.form(), soon)
-            .or_else(|| wait::block_on(deadline, |context| queue.poll_put(event, context)))
+            .or_else(|| {
+                let deadline = timeout.map(|timeout| Instant::now() + timeout);
+                wait::block_on(deadline, |context| queue.poll_put(event, context))
+            })
             .unwrap_or(Err(QueueError::TimedOut))
     }
 
@@ -268,9 +270,11 @@ impl EventQueue {
     /// Blocks the thread, so no async task may call it.
     pub fn get_event_wait(&self, timeout: Option<Duration>) -> Result<Vec<u8>, QueueError> {
         let queue = self.queue();
-        let deadline = timeout.map(|timeout| Instant::now() + timeout);
         wait::spin(self.form(), || queue.get().transpose())
-            .or_else(|| wait::block_on(deadline, |context| queue.poll_get(context)))
+            .or_else(|| {
+                let deadline = timeout.map(|timeout| Instant::now() + timeout);
+                wait::block_on(deadline, |context| queue.poll_get(context))
+            })
             .unwrap_or(Err(QueueError::TimedOut))
     }
 

@@ -111,12 +111,18 @@ impl RingMemory for Mapped {
     }
 
     fn read(&self, at: usize, into: &mut [u8]) {
+        if at % PAGE_BYTES + into.len() <= PAGE_BYTES {
+            return self.0.pool.memory.read(self.at(at), into);
+        }
         for (offset, part) in self.pieces(at, into.len()) {
             self.0.pool.memory.read(offset, &mut into[part]);
         }
     }
 
     fn write(&self, at: usize, from: &[u8]) {
+        if at % PAGE_BYTES + from.len() <= PAGE_BYTES {
+            return self.0.pool.memory.write(self.at(at), from);
+        }
         for (offset, part) in self.pieces(at, from.len()) {
             self.0.pool.memory.write(offset, &from[part]);
         }
