@@ -113,7 +113,11 @@ pub(crate) const BACKLOG_MAX: u32 = 4096;
 
 /// Between two looks for closed listeners while others can reach one: how late the gateway hears that
 /// a program has closed its listener and lives on. A look costs about 20 us.
-pub(crate) const LISTENERS_LOOK: Duration = Duration::from_millis(50);
+pub(crate) const LISTENERS_LOOK: Duration = Duration::from_millis(20);
+
+/// How long a connection for which nobody listens any more waits for somebody who listens anew on the
+/// same address, as a server does that starts over, before it is reset.
+pub(crate) const HEIR_PATIENCE: Duration = Duration::from_millis(200);
 
 /// How often another port is tried when the kernel has chosen one that is taken on the host.
 pub(crate) const LISTEN_TRIES: u32 = 16;

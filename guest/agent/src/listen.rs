@@ -111,7 +111,9 @@ impl Supervisor {
             file,
             ended: 0,
         };
+        let (id, dual) = (listening.id, listening.dual);
         self.listeners.insert(subject.inode, subject.file.as_fd(), listening, now)?;
+        self.adopt_homeless(id, address, dual);
         Ok(true)
     }
 
@@ -249,7 +251,6 @@ impl Supervisor {
                 self.listener.answer(waiting.notification.id, Answer::Fail(Errno::EINVAL));
             }
         }
-        self.refuse_all_of(id);
     }
 
     /// Forgets listeners that have been closed.

@@ -368,7 +368,7 @@ impl Supervisor {
             self.on_wait_time(key, now);
         }
         if self.tickets.due().is_some_and(|due| due <= now) {
-            self.report_ended();
+            self.on_tickets_time(now);
         }
         if self.listeners.due().is_some_and(|due| due <= now) {
             self.look_at_listeners(now);

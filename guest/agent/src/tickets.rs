@@ -53,6 +53,8 @@ struct Pending {
     content: Content,
     /// The ticket and its name, when it has been made.
     ticket: Option<(OwnedFd, SocketAddr)>,
+    /// Nobody listens any more: until then somebody may follow on the same address.
+    until: Option<Instant>,
 }
 
 /// All of them.
@@ -66,9 +68,10 @@ pub(crate) struct Tickets {
 }
 
 impl Tickets {
-    /// When the next report is due.
+    /// When there is something to do.
     pub(crate) fn due(&self) -> Option<Instant> {
-        self.report
+        let homeless = self.pending.values().filter_map(|pending| pending.until).min();
+        [self.report, homeless].into_iter().flatten().min()
     }
 
     fn insert(&mut self, pending: Pending) -> u64 {
@@ -105,6 +108,14 @@ impl Supervisor {
         self.listeners.take_ended()
     }
 
+    /// Does what is due.
+    pub(crate) fn on_tickets_time(&mut self, now: Instant) {
+        self.refuse_homeless(now);
+        if self.tickets.report.is_some_and(|due| due <= now) {
+            self.report_ended();
+        }
+    }
+
     /// Reports what has ended, which waits a while so that a busy server costs few calls.
     pub(crate) fn report_ended(&mut self) {
         let ended = self.take_ended();
@@ -131,7 +142,7 @@ impl Supervisor {
             }
         };
         let content = Content::Stream { stream, token, peer, local };
-        let key = self.tickets.insert(Pending { listener, to, content, ticket: None });
+        let key = self.tickets.insert(Pending { listener, to, content, ticket: None, until: None });
         self.advance(key);
         self.watch_stream(key);
     }
@@ -153,7 +164,7 @@ impl Supervisor {
         let Some(pending) = self.tickets.pending.get(&key) else { return };
         match &pending.ticket {
             None => self.advance(key),
-            Some(_) if events & (FAILED | HUNG_UP | PEER_CLOSED) != 0 => self.give_up(key),
+            Some(_) if events & (FAILED | HUNG_UP | PEER_CLOSED) != 0 => self.lose_ticket(key),
             // A listener with TCP_DEFER_ACCEPT is only woken by a byte; nobody reads it.
             Some((ticket, _)) => drop(sys::socket::send(ticket.as_fd(), &[0])),
         }
@@ -184,7 +195,7 @@ impl Supervisor {
             Ok(dialled) => dialled,
             Err(error) => {
                 log::note(format_args!("no ticket to {}: {error}", pending.to));
-                return self.give_up(key);
+                return self.lose_ticket(key);
             }
         };
         let events = WRITABLE | PEER_CLOSED | EDGE;
@@ -213,7 +224,7 @@ impl Supervisor {
             return self.refuse_content(listener, content);
         };
         let to = ticket_address(listening.address, listening.dual);
-        let key = self.tickets.insert(Pending { listener, to, content, ticket: None });
+        let key = self.tickets.insert(Pending { listener, to, content, ticket: None, until: None });
         self.make_ticket(key);
     }
 
@@ -261,17 +272,51 @@ impl Supervisor {
         self.link.flush(limits::REFUSE_PATIENCE);
     }
 
-    /// A listener has gone: what has no ticket yet goes to who listens there now, or gets none. The
-    /// others are the kernel's to refuse.
-    pub(crate) fn refuse_all_of(&mut self, listener: ListenerId) {
-        if let Some(heir) = self.listeners.heir(listener) {
-            let pending = self.tickets.pending.values_mut();
-            let its = pending.filter(|p| p.listener == listener && p.ticket.is_none());
-            return its.for_each(|p| p.listener = heir);
+    /// Nobody listens where a ticket went. A server that listens anew may follow in a moment.
+    fn lose_ticket(&mut self, key: u64) {
+        let now = Instant::now();
+        let Some(pending) = self.tickets.pending.get_mut(&key) else { return };
+        if let Some((_, name)) = pending.ticket.take() {
+            self.tickets.by_name.remove(&name);
         }
-        let pending = &self.tickets.pending;
-        let its = pending.iter().filter(|(_, p)| p.listener == listener && p.ticket.is_none());
+        pending.until = Some(now + limits::HEIR_PATIENCE);
+        let listener = pending.listener;
+        let is_own = matches!(pending.content, Content::Own(..));
+        self.look_at_listeners(now);
+        match self.listeners.heir(listener) {
+            Some(heir) => self.adopt(key, heir),
+            // It listens, and yet it does not take connections.
+            None if is_own || self.listeners.of(listener).is_some() => self.give_up(key),
+            None => {}
+        }
+    }
+
+    /// Another listener gets what was one's that is gone.
+    fn adopt(&mut self, key: u64, heir: ListenerId) {
+        let Some(listening) = self.listeners.of(heir) else { return };
+        let to = ticket_address(listening.address, listening.dual);
+        let Some(pending) = self.tickets.pending.get_mut(&key) else { return };
+        (pending.listener, pending.to) = (heir, to);
+        // Without a date the stream is not open yet, and gets its ticket when it is.
+        if pending.until.take().is_some() {
+            self.make_ticket(key);
+        }
+    }
+
+    /// A listener has come: whoever waits for somebody on its address is its own.
+    pub(crate) fn adopt_homeless(&mut self, heir: ListenerId, address: SocketAddr, dual: bool) {
+        let to = ticket_address(address, dual);
+        let pending = self.tickets.pending.iter();
+        let its = pending.filter(|(_, pending)| pending.until.is_some() && pending.to == to);
         let keys: Vec<u64> = its.map(|(key, _)| *key).collect();
+        keys.into_iter().for_each(|key| self.adopt(key, heir));
+    }
+
+    /// Refuses those for whom nobody has followed.
+    pub(crate) fn refuse_homeless(&mut self, now: Instant) {
+        let pending = self.tickets.pending.iter();
+        let late = pending.filter(|(_, pending)| pending.until.is_some_and(|until| until <= now));
+        let keys: Vec<u64> = late.map(|(key, _)| *key).collect();
         keys.into_iter().for_each(|key| self.give_up(key));
     }
 
