@@ -27,6 +27,8 @@ pub(crate) enum Call {
     Bind,
     SendTo,
     SendMessage,
+    /// A seccomp listener of the program's own, which the kernel will refuse.
+    SecondListener,
     Ioctl,
     /// 32-bit x86's one call for all of them; the first argument says which.
     Multiplexed,
@@ -88,6 +90,8 @@ const DUPLICATE: Verdict = Verdict::Ask(Call::Duplicate);
 
 /// An address that may be one of the internet families'; a Unix one is usually 110 bytes long.
 const INTERNET_BIND: &[Test] = &[Test::AtLeast(2, 16), Test::IsNot(2, 110)];
+/// `seccomp(SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, ...)`.
+const SECOND_LISTENER: &[Test] = &[Test::Is(0, 1), Test::HasBit(1, 1 << 3)];
 const INTERNET_SEND: &[Test] = &[Test::AtLeast(5, 16), Test::IsNot(5, 110)];
 
 /// The table.
@@ -150,6 +154,7 @@ pub(crate) const TRAPS: &[Trap] = &[
     },
     row(213, 254, &[], Verdict::Ask(Call::EpollCreate)),
     row(291, 329, &[], Verdict::Ask(Call::EpollCreate)),
+    row(317, 354, SECOND_LISTENER, Verdict::Ask(Call::SecondListener)),
     row(49, 361, INTERNET_BIND, Verdict::Ask(Call::Bind)),
     row(44, 369, &[Test::HasBit(3, MSG_FASTOPEN)], Verdict::Ask(Call::SendTo)),
     row(44, 369, INTERNET_SEND, Verdict::Ask(Call::SendTo)),

@@ -126,6 +126,7 @@ fn typed(raw: &RawNotification) -> Option<Notification> {
         | Call::Bind
         | Call::SendTo
         | Call::SendMessage
+        | Call::SecondListener
         | Call::Ioctl => Some(Notification { id, thread, call, arguments }),
     }
 }

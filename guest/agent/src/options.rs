@@ -141,6 +141,11 @@ impl Supervisor {
         if !by_stream && !allowed::may_set(level, name) {
             return Ok(Answer::Fail(Errno::ENOPROTOOPT));
         }
+        if let State::Connected { .. } = socket.state
+            && is_too_late(level, name)
+        {
+            return Ok(Answer::Fail(Errno::EINVAL));
+        }
         let file = if by_stream { subject.file } else { socket.shadow.try_clone()? };
         let is_v4 = socket.peer.ip().to_canonical().is_ipv4();
         let value = match passed_value(notification) {
@@ -158,7 +163,8 @@ impl Supervisor {
             }
         }
         if (level, name) == (libc::SOL_TCP, libc::TCP_CONGESTION) && !is_loaded(&value) {
-            return Ok(Answer::Fail(Errno::ENOENT));
+            let errno = if value.is_empty() { Errno::EINVAL } else { Errno::ENOENT };
+            return Ok(Answer::Fail(errno));
         }
         if let Err(error) = sys::socket::set_option(file.as_fd(), level, name, &value) {
             return Ok(Answer::Fail(Errno::of(&error)));
@@ -207,6 +213,13 @@ impl Supervisor {
 pub(crate) fn has_ended(file: &OwnedFd) -> bool {
     const ENDED: u32 = PEER_CLOSED | HUNG_UP | FAILED;
     sys::poll::ready(file.as_fd(), PEER_CLOSED).is_ok_and(|ready| ready & ENDED != 0)
+}
+
+/// Options that TCP takes only before it is connected; the shadow never is.
+fn is_too_late(level: i32, name: i32) -> bool {
+    const BEFORE: [(i32, i32); 2] =
+        [(libc::SOL_TCP, libc::TCP_FASTOPEN_CONNECT), (libc::SOL_IPV6, libc::IPV6_V6ONLY)];
+    BEFORE.contains(&(level, name))
 }
 
 /// The value that a setsockopt() passes, copied once.
@@ -276,7 +289,11 @@ fn patch(name: i32, value: &mut [u8], state: State) {
 /// Puts the host's answer in the place of the guest's, cut to the length that the program's kernel
 /// would have written.
 pub(crate) fn refine(name: i32, value: &mut [u8], inspection: Option<&Inspection>) {
+    const CLOSE: u8 = 7;
     let Some(inspection) = inspection else { return };
+    if let (libc::TCP_INFO, Some(_), Some(state)) = (name, inspection.reset, value.first_mut()) {
+        *state = CLOSE;
+    }
     let bytes = match name {
         libc::TCP_INFO => inspection.tcp_info.clone(),
         libc::TCP_MAXSEG => inspection.max_segment.map(|bytes| bytes.to_ne_bytes().to_vec()),

@@ -224,6 +224,10 @@ impl Supervisor {
             Call::SetOption => self.on_set_option(notification, now),
             Call::Duplicate => self.on_duplicate(notification, now),
             Call::EpollCreate => self.on_epoll_create(notification, now),
+            Call::SecondListener => {
+                refuse_listener(notification.thread);
+                Ok(Answer::Native)
+            }
             Call::Bind => self.on_bind(notification, now),
             Call::SendTo | Call::SendMessage => self.on_send(notification, now),
             Call::Ioctl => self.on_ioctl(notification, now),
@@ -435,6 +439,16 @@ pub(crate) fn random_number(random: &mut io::BufReader<File>) -> u64 {
         return u64::from(std::process::id());
     }
     u64::from_ne_bytes(bytes)
+}
+
+/// Says why the kernel is about to answer EBUSY.
+fn refuse_listener(thread: u32) {
+    let program = std::fs::read_link(format!("/proc/{thread}/exe")).unwrap_or_default();
+    log::say(format_args!(
+        "{} (thread {thread}) wants a seccomp listener of its own (as container runtimes do), which \
+         gives EBUSY: the kernel allows one, and outsock has it. Start that program outside of outsock",
+        program.display()
+    ));
 }
 
 /// A number that no other socket of this kernel has or had; 0 where the kernel has none.

@@ -110,6 +110,29 @@ fn ioctls_are_trapped_where_vsock_has_no_answer() {
 }
 
 #[test]
+fn only_filters_with_a_listener_are_looked_at() {
+    assert_eq!(native(317, [1, 8, 0x7fff_0000, 0, 0, 0]), RETURN_NOTIFY);
+    assert_eq!(native(317, [1, 9, 0x7fff_0000, 0, 0, 0]), RETURN_NOTIFY);
+    for arguments in [[1, 0], [1, 7], [0, 8], [2, 8]] {
+        let [operation, flags] = arguments;
+        assert_eq!(native(317, [operation, flags, 0, 0, 0, 0]), RETURN_ALLOW);
+    }
+}
+
+#[test]
+fn sends_with_an_internet_address_are_trapped() {
+    let send = |length, flags| native(44, [5, 0, 9, flags, 0x7fff_0000, length]);
+    for length in [16, 28, 128] {
+        assert_eq!(send(length, 0), RETURN_NOTIFY, "{length}");
+    }
+    for length in [0, 2, 12, 110] {
+        assert_eq!(send(length, 0), RETURN_ALLOW, "{length}");
+    }
+    assert_eq!(native(49, [5, 0, 16, 0, 0, 0]), RETURN_NOTIFY);
+    assert_eq!(native(49, [5, 0, 110, 0, 0, 0]), RETURN_ALLOW);
+}
+
+#[test]
 fn the_data_path_passes() {
     for number in [0, 1, 7, 19, 20, 45, 47, 232, 281, 40, 275, 48, 3, 41, 49, 16] {
         assert_eq!(native(number, [5, 1, 2, 3, 4, 5]), RETURN_ALLOW, "{number}");
