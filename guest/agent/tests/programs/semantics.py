@@ -20,6 +20,7 @@ import array
 import ctypes
 import errno
 import fcntl
+import hashlib
 import os
 import select
 import signal
@@ -928,6 +929,13 @@ def test_close_is_an_end():
     with ends(f"watch {name}") as sock:
         sock.sendall(b"12345")
     equal(answer(f"ask {name}")[:2], ["end", "5"])
+
+
+def test_close_with_a_mebibyte_unsent_to_a_slow_reader():
+    name, data = fresh_name(), os.urandom(1 << 20)
+    with ends(f"slow {name} 100000") as sock:
+        sock.sendall(data)
+    equal(answer(f"ask {name}"), ["end", str(len(data)), hashlib.sha256(data).hexdigest()])
 
 
 def test_linger_zero_is_a_reset():
