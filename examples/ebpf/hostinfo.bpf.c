@@ -11,7 +11,8 @@
 //   functions = ["boot_clock", "load", "calls"]
 //
 // Function 1, boot_clock: nanoseconds since the host booted, 64 bits.
-// Function 2, load: the load averages of 1, 5 and 15 minutes, each 64 bits in units of 1/2048.
+// Function 2, load: the load averages of 1, 5 and 15 minutes, each 64 bits in units of 1/2048; ENOENT
+// where the kernel does not list its variables (CONFIG_KALLSYMS_ALL, which distributions set).
 // Function 3, calls: how often function 1 was called, 64 bits: an object may have state of its own.
 
 typedef unsigned char u8;
