@@ -75,6 +75,29 @@ fn a_thousand_live_connections_do_not_notice() {
 }
 
 #[test]
+fn connections_of_a_removed_transport_go_on() {
+    let (port, far) = far_ends();
+    let tables = format!(
+        "[[transport]]\nname = \"second\"\nkind = \"direct\"\n\n[[route]]\nto = [\"192.0.2.1/32\"]\n\
+         via = \"second\"\ntarget = \"127.0.0.1:{port}\"\n"
+    );
+    let gateway = setup().guest("web", 3).toml(&tables).start().unwrap();
+    let guest = boot(&gateway);
+    let mut connection = guest.dial(address(1)).unwrap().0;
+    let mut end = far.recv_timeout(Duration::from_secs(10)).unwrap();
+    rewrite(&gateway, |text| text[..text.find("[[transport]]").unwrap()].to_owned());
+    reload(&gateway).unwrap();
+    assert_eq!(guest.dial(address(1)).err(), Some(Errno::EACCES));
+    connection.write_all(b"out").unwrap();
+    end.read_exact(&mut [0; 3]).unwrap();
+    end.write_all(b"in").unwrap();
+    connection.read_exact(&mut [0; 2]).unwrap();
+    let status = gateway.status().unwrap();
+    assert_eq!(status["connections"][0]["transport"].as_str(), Some("second"));
+    guest.assert_clean();
+}
+
+#[test]
 fn a_bad_file_is_refused_with_its_line_and_the_old_rules_stay() {
     let (port, _far) = far_ends();
     let gateway = common::gateway_to(port);

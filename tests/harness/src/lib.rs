@@ -103,7 +103,7 @@ impl Setup {
         let mut gateway = Gateway { process, folder, binary: self.binary };
         let last = self.guests.last().map_or("admin", |(name, _)| name.as_str());
         let deadline = Instant::now() + PATIENCE;
-        while !gateway.socket(last).exists() {
+        while !listens(&gateway.socket(last)) {
             if let Some(status) = gateway.process.try_wait()? {
                 return Err(io::Error::other(format!(
                     "the gateway ended: {status}\n{}",
@@ -221,6 +221,16 @@ impl Drop for Gateway {
             tail.into_iter().rev().for_each(|line| eprintln!("{line}"));
         }
     }
+}
+
+/// Whether somebody accepts connections there. A socket's file exists a moment before.
+fn listens(socket: &Path) -> bool {
+    const ACCEPTS: &str = "00010000";
+    let table = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let path = socket.display().to_string();
+    table.lines().any(|line| {
+        line.split_whitespace().nth(3) == Some(ACCEPTS) && line.ends_with(&format!(" {path}"))
+    })
 }
 
 /// Processor time of a process so far, user and system.
