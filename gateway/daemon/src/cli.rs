@@ -37,8 +37,8 @@ pub(crate) enum Command {
     Run(Run),
     /// Make this gateway's key, by which peers know it, and print the public half.
     ///
-    /// The file (mode 0600) goes into [identity] key_file; what is printed goes into the peers'
-    /// [[peer]] key. It is a libp2p PeerId. A file that exists is never overwritten.
+    /// The file (mode 0600) goes into `[identity] key_file`; what is printed goes into the peers'
+    /// `[[peer]] key`. It is a libp2p PeerId. A file that exists is never overwritten.
     Keygen(Keygen),
     /// Check a configuration file and say what is wrong with it.
     Check(Check),

@@ -1,7 +1,7 @@
 //! Lost: what becomes of connections whose gateway is gone.
 //!
 //! A virtual device whose other side has died says nothing to the guest, so a program that only reads
-//! would wait for ever. in: a gateway that has been silent for [`limits::GATEWAY_GONE`]; out: every
+//! would wait for ever. in: a gateway that has been silent for [`GATEWAY_GONE`](crate::limits::GATEWAY_GONE); out: every
 //! connection ended in both directions, so that whoever waits on one wakes. Owner: the supervisor's
 //! loop; a thread for sockets that are not where they were connected. Kept: no reference on a socket
 //! stays; the cookie makes sure that it is the one. Bound: one walk over /proc per loss.

@@ -3,7 +3,7 @@
 //! in: sessions, listeners, reports, a new policy; out: endpoints opened and closed, notices. Owner:
 //! the task of the call; of a session, the call of ATTEND that holds it. Kept: a listener is
 //! registered with all the places that its rules name, or with none and an errno; whatever a dropped
-//! call had opened is closed again. Bounds: those of [`Inbound`](super::Inbound).
+//! call had opened is closed again. Bounds: those of [`Inbound`].
 
 use std::sync::Arc;
 
