@@ -12,12 +12,14 @@
 //! | `channel` | one channel: messages in, messages out |
 //! | `flows` | the flows of a channel, by their ends |
 //! | `flow` | the course of one flow, from its first datagram to its end |
+//! | `published` | ports of the host at which datagrams come in |
 //! | `outbox` | what waits to be written to a guest |
 
 mod channel;
 mod flow;
 mod flows;
 mod outbox;
+mod published;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -117,7 +119,7 @@ impl DatagramModule {
         let counted = guest.count_rpc_stream();
         let channel = Channel::new(Arc::clone(&self.0), guest, caller.clone());
         tokio::spawn(async move {
-            channel.run(stream).await;
+            channel.run(stream, open).await;
             drop((place, counted));
         });
         Ok(())

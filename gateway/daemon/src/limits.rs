@@ -204,6 +204,12 @@ pub(crate) const FLOW_REFUSED_MS: u64 = 1_000;
 /// Bytes that wait while a flow opens: one datagram of any size and a few more.
 pub(crate) const FLOW_WAITING_BYTES_MAX: usize = 128 * 1024;
 
+/// Ports of one `[[publish]]` for UDP: each is a socket of the host for as long as the guest is there.
+pub(crate) const PUBLISHED_PORTS_MAX: usize = 256;
+
+/// Who has asked the published ports of one guest, and may be answered.
+pub(crate) const PUBLISHED_PEERS_MAX: usize = 65_536;
+
 /// Bytes of messages that wait to be written to one guest's channel: some 10 ms of a fast link. More is
 /// dropped, which is what senders of datagrams expect of a full queue.
 pub(crate) const OUTBOX_BYTES_MAX: usize = 4 * 1024 * 1024;

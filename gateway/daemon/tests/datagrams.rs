@@ -193,3 +193,34 @@ fn a_channel_that_breaks_the_protocol_is_reset_and_another_works() {
     agent.send(5000, far(1), b"after");
     assert_eq!(socket.recv(&mut [0; 8]).unwrap(), 5);
 }
+
+#[test]
+fn a_published_port_leads_to_the_guest_and_answers_leave_from_it() {
+    let at = server().1;
+    let publish = format!("[[publish]]\nports = [5300]\nprotocol = \"udp\"\nlisten = \"{at}\"\n");
+    let gateway = setup().guest("web", 3).toml(&publish).start().unwrap();
+    let mut agent = Agent::new(&gateway);
+    let clients = [server().0, server().0];
+    let shown = |client: &UdpSocket| {
+        SocketAddr::new(datagram::HOST_V4.into(), client.local_addr().unwrap().port())
+    };
+    eventually("the port is open", || UdpSocket::bind(at).is_err());
+    for client in &clients {
+        client.send_to(b"question", at).unwrap();
+        let question = Came::Datagram(shown(client), own(5300), b"question".to_vec());
+        assert_eq!(agent.hear(), question);
+    }
+    for client in &clients {
+        agent.send(5300, shown(client), b"answer");
+        let mut buffer = [0; 16];
+        assert_eq!(client.recv_from(&mut buffer).unwrap(), (6, at));
+    }
+    // To speak first, or from another port, takes a rule.
+    let stranger = SocketAddr::new(datagram::HOST_V4.into(), 9);
+    agent.send(5300, stranger, b"hello");
+    assert_eq!(agent.hear(), failed(5300, stranger, Errno::EACCES));
+    agent.send(5301, shown(&clients[0]), b"hello");
+    assert_eq!(agent.hear(), failed(5301, shown(&clients[0]), Errno::EACCES));
+    drop(agent);
+    eventually("the port is closed", || UdpSocket::bind(at).is_ok());
+}

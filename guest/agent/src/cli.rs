@@ -14,7 +14,7 @@ use crate::dial::{Dialer, UnixStandIn, Vsock};
 const TEACHES: &str = "\
 The TCP connections that CMD and its children open do not go through this machine's network: \
 outsock-gateway on the host makes them, by the rules in its configuration, and the programs read and \
-write them as their own sockets. Names are the gateway's, too. Programs need no change and no network \
+write them as their own sockets. Names are the gateway's, too, and as root UDP and ping. Programs need no change and no network \
 here. Connections to loopback and to this machine's own addresses stay here.
 
 Examples:

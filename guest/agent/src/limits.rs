@@ -268,8 +268,9 @@ pub(crate) const CHANNEL_READ_BYTES: usize = 256 * 1024;
 /// How long a channel may take to stand.
 pub(crate) const CHANNEL_OPEN: Duration = Duration::from_secs(5);
 
-/// How long packets wait for the first channel, in the kernel's queue.
-pub(crate) const CHANNEL_FIRST: Duration = Duration::from_secs(2);
+/// How long packets wait for the first channel, in the kernel's queue. The gateway has answered the
+/// agent a moment before, so only a busy machine takes long.
+pub(crate) const CHANNEL_FIRST: Duration = Duration::from_secs(10);
 
 /// Between two attempts to take the TUN device over from another agent.
 pub(crate) const TUN_RETRY: Duration = Duration::from_millis(250);

@@ -37,6 +37,13 @@ pub const VERSIONS: VersionRange = VersionRange::only(Version(1));
 /// says why there is none.
 pub const OPEN: u32 = 1;
 
+/// The host, as a guest knows it: who refuses, and who sends from the host's own loopback. Beside the
+/// guest's own address, of a range for what lies between a host and its gateway (RFC 7335).
+pub const HOST_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 1);
+
+/// The same for IPv6: a unique local address, outside of the gateway's synthetic ones.
+pub const HOST_V6: Ipv6Addr = Ipv6Addr::new(0xfd6f, 0x7574, 0x7370, 0, 0, 0, 0, 1);
+
 /// Arguments of [`OPEN`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Open {

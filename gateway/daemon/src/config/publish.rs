@@ -7,14 +7,14 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use outsock_core::route::{Condition, GuestPattern, PortRange, canonical_name};
+use outsock_core::route::{Condition, GuestPattern, PortRange, Protocol, canonical_name};
 use outsock_transport::Destination;
 use toml::Spanned;
 
 use super::error::{ConfigError, Place};
 use super::guests::Guest;
 use super::raw;
-use super::transports::TransportConfig;
+use super::transports::{TransportConfig, TransportSettings};
 use super::ways::list;
 use crate::limits;
 
@@ -25,6 +25,8 @@ pub(crate) struct Publish {
     pub(crate) guests: Condition<GuestPattern>,
     /// Ports that programs in the guest listen on.
     pub(crate) ports: Condition<PortRange>,
+    /// TCP or UDP.
+    pub(crate) protocol: Protocol,
     /// The place of the transport.
     pub(crate) via: usize,
     pub(crate) at: PublishAt,
@@ -36,7 +38,8 @@ impl Publish {
     /// Where a listener is to be reached by this rule, if at all.
     pub(crate) fn place(&self, guest: &Guest, listener: SocketAddr) -> Option<Destination> {
         let port = listener.port();
-        let is_meant = self.guests.accepts(|pattern| pattern.matches(&guest.name, &guest.tags))
+        let is_meant = self.protocol == Protocol::Tcp
+            && self.guests.accepts(|pattern| pattern.matches(&guest.name, &guest.tags))
             && self.ports.accepts(|range| range.contains(port))
             && (self.loopback || !listener.ip().to_canonical().is_loopback());
         is_meant.then(|| match &self.at {
@@ -51,6 +54,32 @@ impl Publish {
     pub(crate) fn offers(&self, service: &str) -> bool {
         matches!(&self.at, PublishAt::Service(name) if name == service)
     }
+}
+
+impl Publish {
+    /// Ports of the guest whose datagrams come in here, each with its place.
+    pub(crate) fn datagram_places(&self, guest: &Guest) -> Vec<(u16, SocketAddr)> {
+        let is_meant = self.protocol == Protocol::Udp
+            && self.guests.accepts(|pattern| pattern.matches(&guest.name, &guest.tags));
+        if !is_meant {
+            return Vec::new();
+        }
+        let place = |port: u16| match &self.at {
+            PublishAt::SamePort(ip) => Some((port, SocketAddr::new(*ip, port))),
+            PublishAt::Address(address) => Some((port, *address)),
+            PublishAt::Unix(_) | PublishAt::Service(_) => None,
+        };
+        datagram_ports(&self.ports).filter_map(place).collect()
+    }
+}
+
+/// Each port that a condition accepts.
+fn datagram_ports(ports: &Condition<PortRange>) -> impl Iterator<Item = u16> {
+    let mut all: Vec<u16> =
+        ports.any.iter().flat_map(|range| range.first()..=range.last()).collect();
+    all.sort_unstable();
+    all.dedup();
+    all.into_iter().filter(|port| ports.accepts(|range| range.contains(*port)))
 }
 
 /// Where to listen.
@@ -115,7 +144,10 @@ pub(super) fn check(
                 PublishAt::Address(address) => address.port() != 0,
                 PublishAt::Unix(_) | PublishAt::Service(_) => true,
             };
-            fixed && other.via == publish.via && other.at == publish.at
+            fixed
+                && other.protocol == publish.protocol
+                && other.via == publish.via
+                && other.at == publish.at
         };
         if let Some(other) = publishes.iter().find(is_taken) {
             let message = format!("{:?} listens there already", other.name);
@@ -166,7 +198,30 @@ fn one(
     if matches!(&at, PublishAt::Unix(path) if own.contains(&path.as_path())) {
         return Err(place.at(publish.listen.span(), "this is the gateway's own socket"));
     }
+    let protocol = publish.protocol.as_ref().map_or(Protocol::Tcp, |text| text.get_ref().0);
+    if let Some(said) = &publish.protocol {
+        let direct =
+            transports.get(via).is_some_and(|via| via.settings == TransportSettings::Direct);
+        let is_socket = matches!(at, PublishAt::SamePort(_) | PublishAt::Address(_));
+        let many = datagram_ports(&ports).nth(limits::PUBLISHED_PORTS_MAX).is_some();
+        let message = match protocol {
+            Protocol::Tcp => None,
+            Protocol::Icmp => Some("ports are of tcp or udp".to_owned()),
+            Protocol::Udp if !direct || !is_socket => Some(
+                "datagrams come in at addresses of this host only: via = \"direct\"".to_owned(),
+            ),
+            Protocol::Udp if many => {
+                let max = limits::PUBLISHED_PORTS_MAX;
+                Some(format!("each port of udp is a socket from the start: at most {max} of them"))
+            }
+            Protocol::Udp => None,
+        };
+        if let Some(message) = message {
+            return Err(place.at(said.span(), &message));
+        }
+    }
     Ok(Publish {
+        protocol,
         name: publish.name.clone().unwrap_or_else(|| format!("publish {}", number + 1)),
         guests: publish.guests.iter().map(|entry| entry.0.clone()).collect(),
         ports,

@@ -326,6 +326,7 @@ pub(super) struct Publish {
     #[serde(default)]
     pub(super) guests: Vec<Text<Entry<GuestPattern>>>,
     pub(super) ports: Spanned<Vec<Text<Entry<PortRange>>>>,
+    pub(super) protocol: Option<Spanned<Text<Protocol>>>,
     pub(super) listen: Spanned<Text<PublishAt>>,
     #[serde(default = "direct")]
     pub(super) via: Spanned<String>,

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use outsock_device::BridgeStream;
-use outsock_vmrpc::datagram::{FlowKey, Message, Messages};
+use outsock_vmrpc::datagram::{FlowKey, Message, Messages, Open};
 use outsock_vmrpc::host::Caller;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::flows::{Admitted, Flows};
 use super::outbox::Outbox;
+use super::published::Published;
 use crate::limits;
 use crate::socket_module::{GuestSockets, Sockets};
 
@@ -25,6 +26,7 @@ pub(super) struct Channel {
     pub(super) guest: Arc<GuestSockets>,
     pub(super) caller: Caller,
     pub(super) outbox: Outbox,
+    pub(super) published: Published,
 }
 
 impl Channel {
@@ -33,11 +35,17 @@ impl Channel {
         guest: Arc<GuestSockets>,
         caller: Caller,
     ) -> Arc<Self> {
-        Arc::new(Self { sockets, guest, caller, outbox: Outbox::default() })
+        Arc::new(Self {
+            sockets,
+            guest,
+            caller,
+            outbox: Outbox::default(),
+            published: Published::default(),
+        })
     }
 
     /// Serves the stream until it ends.
-    pub(super) async fn run(self: Arc<Self>, stream: BridgeStream) {
+    pub(super) async fn run(self: Arc<Self>, stream: BridgeStream, open: Open) {
         let (mut reader, mut writer) = tokio::io::split(stream);
         let read = async {
             let mut flows = Flows::new(Arc::clone(&self));
@@ -65,6 +73,7 @@ impl Channel {
         let ended: io::Result<()> = tokio::select! {
             ended = read => ended,
             ended = write => ended,
+            () = self.published.run(&self, &open) => Ok(()),
         };
         if let Err(error) = ended {
             tracing::debug!(guest = %self.caller.guest, %error, "a channel of datagrams broke");
@@ -85,6 +94,12 @@ impl Channel {
         };
         if let Some(throttle) = self.guest.throttle() {
             throttle.pass(payload.len()).await;
+        }
+        if let Some(sent) = self.published.answer(&key, payload) {
+            let datagrams = &self.guest.datagrams;
+            let counter = if sent.is_ok() { &datagrams.sent } else { &datagrams.dropped };
+            counter.fetch_add(1, Relaxed);
+            return;
         }
         match flows.admit(key) {
             Ok(Admitted(flow)) => flow.send(self, payload),

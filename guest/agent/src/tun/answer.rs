@@ -8,9 +8,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use outsock_vmrpc::Errno;
-use outsock_vmrpc::datagram::FlowKey;
+use outsock_vmrpc::datagram::{FlowKey, HOST_V4, HOST_V6};
 
-use super::interface::{AGENT_V4, AGENT_V6};
 use super::packet::{Packet, UDP};
 use crate::limits;
 use crate::sys::tun::HEADER_BYTES;
@@ -152,8 +151,8 @@ fn error(errno: Errno, guest: IpAddr, far: IpAddr, quoted: &[u8]) -> Option<Vec<
     };
     let from = match guest {
         _ if nobody => far,
-        IpAddr::V4(_) => AGENT_V4.into(),
-        IpAddr::V6(_) => AGENT_V6.into(),
+        IpAddr::V4(_) => HOST_V4.into(),
+        IpAddr::V6(_) => HOST_V6.into(),
     };
     let mut message = vec![kind, code, 0, 0];
     message.extend(rest);

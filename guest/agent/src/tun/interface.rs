@@ -24,13 +24,8 @@ pub(crate) const NAME: &str = "outsock0";
 
 /// The guest's address: of a range for what lies between a host and its own gateway (RFC 7335).
 pub(crate) const GUEST_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 2);
-/// The address from which the agent itself answers.
-pub(crate) const AGENT_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 1);
 /// The guest's address. Not one of the gateway's synthetic addresses.
 pub(crate) const GUEST_V6: Ipv6Addr = Ipv6Addr::new(0xfd6f, 0x7574, 0x7370, 0, 0, 0, 0, 2);
-/// The address from which the agent itself answers.
-pub(crate) const AGENT_V6: Ipv6Addr = Ipv6Addr::new(0xfd6f, 0x7574, 0x7370, 0, 0, 0, 0, 1);
-
 /// Which packets shall come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reach {

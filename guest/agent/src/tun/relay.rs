@@ -74,7 +74,10 @@ impl Relay {
                             match event {
                                 Event::Opened(channel) => self.resume(*channel)?,
                                 Event::Refused => self.patience = None,
-                                Event::Lost => self.lose(),
+                                Event::Lost => {
+                                    self.patience = None;
+                                    self.lose();
+                                }
                                 Event::Stop => return Ok(()),
                             }
                         }

@@ -4,6 +4,7 @@
 //! a kernel with a network would have told it.
 
 use std::fmt::Write;
+use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use outsock_boot::GuestCommand;
@@ -13,11 +14,13 @@ use crate::Verdict;
 use crate::host::{missing, program};
 use crate::net::{HOST, HOST6, IPERF3, REFUSED_BY_RULE, STRANGER};
 use crate::programs::need;
-use crate::world::{World, run};
+use crate::world::{FIRST, World, run};
 
 /// The ports that guests know.
 const ECHO: u16 = 8;
 const CLOSED: u16 = 102;
+/// A port on which a program of the guest serves.
+const SERVED: u16 = 5300;
 /// The host that answers to ping.
 const PINGED: &str = "192.0.2.9";
 
@@ -26,11 +29,14 @@ pub(crate) struct UdpServers {
     v4: UdpEcho,
     /// `None` on a host without IPv6.
     v6: Option<UdpEcho>,
+    /// Where [`SERVED`] of the guests is reached.
+    published: SocketAddr,
 }
 
 impl UdpServers {
     pub(crate) fn start() -> Self {
-        Self { v4: UdpEcho::start(false).unwrap(), v6: UdpEcho::start(true).ok() }
+        let (v4, v6) = (UdpEcho::start(false).unwrap(), UdpEcho::start(true).ok());
+        Self { v4, v6, published: closed() }
     }
 
     /// Rules that lead to them.
@@ -45,15 +51,26 @@ impl UdpServers {
             )
             .unwrap();
         };
-        let closed = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         rule(&format!("{HOST}/32"), "udp", Some(ECHO), &self.v4.address().to_string());
-        rule(&format!("{HOST}/32"), "udp", Some(CLOSED), &closed.to_string());
+        rule(&format!("{HOST}/32"), "udp", Some(CLOSED), &closed().to_string());
         if let Some(v6) = &self.v6 {
             rule(&format!("{HOST6}/128"), "udp", Some(ECHO), &v6.address().to_string());
         }
         rule(&format!("{PINGED}/32"), "icmp", None, "127.0.0.1:1");
+        write!(
+            text,
+            "[[publish]]\nname = \"datagrams\"\nguests = [\"{}\"]\nports = [{SERVED}]\n\
+             protocol = \"udp\"\nlisten = \"{}\"\n\n",
+            FIRST.0, self.published
+        )
+        .unwrap();
         text
     }
+}
+
+/// A place where nobody listens.
+fn closed() -> SocketAddr {
+    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 pub(crate) fn semantics(world: &mut World) -> Verdict {
@@ -66,6 +83,36 @@ pub(crate) fn semantics(world: &mut World) -> Verdict {
     let said = world.succeed(&["python3", script, HOST, host6, echo, closed, refused, STRANGER]);
     let expected = "connected\nunconnected\nfailures\nown\nsegments\nmany\n";
     assert_eq!(said, expected);
+    Verdict::Passed
+}
+
+/// A server in the guest, asked from outside.
+pub(crate) fn server(world: &mut World) -> Verdict {
+    need!("python3", "python3");
+    let script = format!(
+        "import socket\n\
+         s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('0.0.0.0', {SERVED}))\n\
+         print('ready', flush=True)\n\
+         while True:\n\
+         \x20   data, sender = s.recvfrom(70000)\n\
+         \x20   s.sendto(sender[0].encode() + b' ' + data, sender)\n"
+    );
+    let server = World::spawn(world.guest(), &["python3", "-c", &script]);
+    assert!(server.wait_for_text("ready", Duration::from_secs(120)).unwrap());
+    let clients = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+    for client in &clients {
+        client.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        let mut buffer = [0; 100];
+        // A datagram may be lost, and the port opens a moment after the agent has started.
+        let answer = (0..60).find_map(|_| {
+            client.send_to(b"hello", world.udp.published).unwrap();
+            client.recv_from(&mut buffer).ok()
+        });
+        let (length, from) = answer.expect("the guest's server answers");
+        assert_eq!((&buffer[..length], from), (&b"192.0.0.1 hello"[..], world.udp.published));
+    }
+    server.kill().unwrap_or_else(|error| panic!("{error}"));
+    device(world, false);
     Verdict::Passed
 }
 

@@ -98,6 +98,7 @@ const TESTS: &[(&str, Test)] = &[
     ("names-rules", names::rules_decide),
     ("names-storm", names::storm),
     ("udp-semantics", datagrams::semantics),
+    ("udp-server", datagrams::server),
     ("udp-iperf3", datagrams::iperf3),
     ("ping", datagrams::ping),
     ("traceroute", datagrams::traceroute),
