@@ -198,28 +198,10 @@ fn one(
     if matches!(&at, PublishAt::Unix(path) if own.contains(&path.as_path())) {
         return Err(place.at(publish.listen.span(), "this is the gateway's own socket"));
     }
-    let protocol = publish.protocol.as_ref().map_or(Protocol::Tcp, |text| text.get_ref().0);
-    if let Some(said) = &publish.protocol {
-        let direct =
-            transports.get(via).is_some_and(|via| via.settings == TransportSettings::Direct);
-        let is_socket = matches!(at, PublishAt::SamePort(_) | PublishAt::Address(_));
-        let many = datagram_ports(&ports).nth(limits::PUBLISHED_PORTS_MAX).is_some();
-        let message = match protocol {
-            Protocol::Tcp => None,
-            Protocol::Icmp => Some("ports are of tcp or udp".to_owned()),
-            Protocol::Udp if !direct || !is_socket => Some(
-                "datagrams come in at addresses of this host only: via = \"direct\"".to_owned(),
-            ),
-            Protocol::Udp if many => {
-                let max = limits::PUBLISHED_PORTS_MAX;
-                Some(format!("each port of udp is a socket from the start: at most {max} of them"))
-            }
-            Protocol::Udp => None,
-        };
-        if let Some(message) = message {
-            return Err(place.at(said.span(), &message));
-        }
-    }
+    let is_socket = matches!(at, PublishAt::SamePort(_) | PublishAt::Address(_));
+    let is_direct =
+        transports.get(via).map(|via| &via.settings) == Some(&TransportSettings::Direct);
+    let protocol = protocol(publish, &ports, is_socket && is_direct, place)?;
     Ok(Publish {
         protocol,
         name: publish.name.clone().unwrap_or_else(|| format!("publish {}", number + 1)),
@@ -229,4 +211,27 @@ fn one(
         at,
         loopback: publish.loopback,
     })
+}
+
+/// `takes_datagrams`: it listens on the host's own sockets.
+fn protocol(
+    publish: &raw::Publish,
+    ports: &Condition<PortRange>,
+    takes_datagrams: bool,
+    place: Place<'_>,
+) -> Result<Protocol, ConfigError> {
+    let Some(said) = &publish.protocol else { return Ok(Protocol::Tcp) };
+    let max = limits::PUBLISHED_PORTS_MAX;
+    let message = match said.get_ref().0 {
+        Protocol::Tcp => return Ok(Protocol::Tcp),
+        Protocol::Icmp => "ports are of tcp or udp".to_owned(),
+        Protocol::Udp if !takes_datagrams => {
+            "datagrams come in at addresses of this host only: via = \"direct\"".to_owned()
+        }
+        Protocol::Udp if datagram_ports(ports).nth(max).is_some() => {
+            format!("each port of udp is a socket from the start: at most {max} of them")
+        }
+        Protocol::Udp => return Ok(Protocol::Udp),
+    };
+    Err(place.at(said.span(), &message))
 }
