@@ -325,9 +325,9 @@ static void unspec_cases(void) {
 
 // The peer of a socket that connects elsewhere sees an end.
 static void unspec_resets(void) {
-    int fd = scripted("note unspec\n");
+    int fd = scripted("note unspec@\n");
     result("unspec", unspec(fd, 16));
-    say("peer-saw", "%s", ask("told unspec\n"));
+    say("peer-saw", "%s", ask("told unspec@\n"));
 }
 
 static void after_shutdown(void) {

@@ -45,11 +45,11 @@ static void truncate_flag(void) {
 }
 
 static void urgent_send(void) {
-    int fd = scripted("note urgent\n");
+    int fd = scripted("note urgent@\n");
     result("urgent", send(fd, "u", 1, MSG_OOB));
     result("plain", send(fd, "abc", 3, 0));
     close(fd);
-    say("peer-saw", "%s", ask("told urgent\n"));
+    say("peer-saw", "%s", ask("told urgent@\n"));
 }
 
 static void urgent_receive(void) {
@@ -216,7 +216,7 @@ static void bad_memory(void) {
 }
 
 static void full(void) {
-    int fd = scripted("ms 3000\nnote full\n");
+    int fd = scripted("ms 3000\nnote full@\n");
     fcntl(fd, F_SETFL, O_NONBLOCK);
     static char bytes[65536];
     long total = 0, done = 0;
@@ -234,7 +234,7 @@ static void full(void) {
     close(fd);
     char expected[64];
     snprintf(expected, sizeof expected, "fin,%ld", total + 100);
-    char *answer = ask("told full\n");
+    char *answer = ask("told full@\n");
     say("peer-saw", "%s", strcmp(answer, expected) ? answer : "all");
 }
 
@@ -289,14 +289,14 @@ static int file_of(size_t size) {
 }
 
 static void send_file(void) {
-    int fd = scripted("note file\n"), file = file_of(100000);
+    int fd = scripted("note file@\n"), file = file_of(100000);
     off_t at = 0;
     long total = 0, done;
     while ((done = sendfile(fd, file, &at, 100000)) > 0) total += done;
     say("sent", "%ld", total);
     result("from-socket", sendfile(file, fd, NULL, 10));
     close(fd);
-    say("peer-saw", "%s", ask("told file\n"));
+    say("peer-saw", "%s", ask("told file@\n"));
 }
 
 static void splices(void) {

@@ -5,7 +5,7 @@ static volatile sig_atomic_t signals;
 static void count_signal(int number) { (void)number, signals++; }
 
 static void peer_ends(void) {
-    int fd = scripted("send 3\nfin\nnote ends\n");
+    int fd = scripted("send 3\nfin\nnote ends@\n");
     waited("poll", fd, POLLRDHUP);
     received("data", fd, 10, 0);
     received("end", fd, 10, 0);
@@ -19,14 +19,14 @@ static void peer_ends(void) {
     received("recv-ended", fd, 10, 0);
     result("send-ended", send(fd, "x", 1, MSG_NOSIGNAL));
     so_error("so_error", fd);
-    say("peer-saw", "%s", ask("told ends\n"));
+    say("peer-saw", "%s", ask("told ends@\n"));
 }
 
 static void own_end(void) {
-    int fd = scripted("note own\n");
+    int fd = scripted("note own@\n");
     result("send", send(fd, "abc", 3, 0));
     result("shutdown", shutdown(fd, SHUT_WR));
-    say("peer-saw", "%s", ask("told own\n"));
+    say("peer-saw", "%s", ask("told own@\n"));
     waited("poll", fd, POLLRDHUP);
     received("recv", fd, 10, 0);
 }
@@ -57,12 +57,12 @@ static void deaf(void) {
 }
 
 static void shut_both(void) {
-    int fd = scripted("note both\n");
+    int fd = scripted("note both@\n");
     result("shutdown", shutdown(fd, SHUT_RDWR));
     polled("poll", fd, 0);
     received("recv", fd, 10, 0);
     result("send", send(fd, "x", 1, MSG_NOSIGNAL));
-    say("peer-saw", "%s", ask("told both\n"));
+    say("peer-saw", "%s", ask("told both@\n"));
     pause_ms(A_MOMENT_MS);
     polled("poll-later", fd, 0);
     result("again", shutdown(fd, SHUT_RDWR));
@@ -169,47 +169,47 @@ static void peer_closed(void) {
 }
 
 static void close_unread(void) {
-    int fd = scripted("send 100\nnote unread\n");
+    int fd = scripted("send 100\nnote unread@\n");
     waited("poll", fd, POLLIN);
     result("close", close(fd));
-    say("peer-saw", "%s", ask("told unread\n"));
+    say("peer-saw", "%s", ask("told unread@\n"));
 }
 
 static void close_read(void) {
-    int fd = scripted("send 10\nnote read\n");
+    int fd = scripted("send 10\nnote read@\n");
     received("recv", fd, 10, MSG_WAITALL);
     result("close", close(fd));
-    say("peer-saw", "%s", ask("told read\n"));
+    say("peer-saw", "%s", ask("told read@\n"));
 }
 
 static void close_unsent(void) {
     enum { SIZE = 400000 };
-    int fd = scripted("ms 500\nnote unsent\n");
+    int fd = scripted("ms 500\nnote unsent@\n");
     char *bytes = calloc(1, SIZE);
     long total = 0, part;
     fcntl(fd, F_SETFL, O_NONBLOCK);
     while (total < SIZE && (part = send(fd, bytes, SIZE - total, 0)) > 0) total += part;
     result("close", close(fd));
-    char expected[64], *answer = ask("told unsent\n");
+    char expected[64], *answer = ask("told unsent@\n");
     snprintf(expected, sizeof expected, "fin,%ld", total);
     say("peer-saw", "%s", strcmp(answer, expected) ? answer : "all");
 }
 
 static void linger_zero(void) {
-    int fd = scripted("note linger0\n");
+    int fd = scripted("note linger0@\n");
     struct linger now = {1, 0};
     result("set", setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now));
     result("close", close(fd));
-    say("peer-saw", "%s", ask("told linger0\n"));
+    say("peer-saw", "%s", ask("told linger0@\n"));
 }
 
 static void linger_some(void) {
-    int fd = scripted("note linger\n");
+    int fd = scripted("note linger@\n");
     struct linger wait = {1, 5};
     result("set", setsockopt(fd, SOL_SOCKET, SO_LINGER, &wait, sizeof wait));
     result("send", send(fd, "abc", 3, 0));
     result("close", close(fd));
-    say("peer-saw", "%s", ask("told linger\n"));
+    say("peer-saw", "%s", ask("told linger@\n"));
 }
 
 static void linger_before_connect(void) {
@@ -217,17 +217,17 @@ static void linger_before_connect(void) {
     struct linger now = {1, 0};
     setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
     result("connect", dial(fd, SCRIPT));
-    tell(fd, "note linger-early\n");
+    tell(fd, "note linger-early@\n");
     result("close", close(fd));
-    say("peer-saw", "%s", ask("told linger-early\n"));
+    say("peer-saw", "%s", ask("told linger-early@\n"));
 }
 
 static void process_ends(void) {
     if (fork() == 0) {
-        scripted("note killed\n");
+        scripted("note killed@\n");
         raise(SIGKILL);
     }
-    say("peer-saw", "%s", ask("told killed\n"));
+    say("peer-saw", "%s", ask("told killed@\n"));
 }
 
 static void greeted(void) {

@@ -58,7 +58,7 @@ int tcp_nonblocking(void);
 int dial(int fd, int port);  // connect() to a port of the peer
 int connected(int port);  // a blocking socket that is connected, or the case fails
 int scripted(const char *script);  // connected to SCRIPT, script sent
-void tell(int fd, const char *script);
+void tell(int fd, const char *script);  // '@' in it becomes the family
 char *ask(const char *question);  // one line of the peer's answer on another connection
 
 // What was seen.

@@ -175,6 +175,7 @@ static int reach(int port, int timeout_ms) {
 // "PORT WORD...": connects, does what the words say, answers with one line.
 //     hello      sends "hello\n"         echo N   sends N bytes, reads them back, says how many came
 //     fin        ends its half           reset    resets          close   closes
+//     pause      waits a moment
 //     end        reads to the end, says how it ended              hold    leaves it open until the asker ends
 static void dialler(int asker) {
     char line[256], *rest = line, *word;
@@ -195,6 +196,7 @@ static void dialler(int asker) {
             snprintf(text, sizeof text, ",echoed:%ld", take(fd, size, &end));
         } else if (!strcmp(word, "fin")) shutdown(fd, SHUT_WR);
         else if (!strcmp(word, "reset")) reset(fd), fd = -1;
+        else if (!strcmp(word, "pause")) usleep(1500000);
         else if (!strcmp(word, "close")) close(fd), fd = -1;
         else if (!strcmp(word, "end")) {
             long total = take(fd, -1, &end);

@@ -83,7 +83,7 @@ static void fork_after(void) {
 
 // The connection lasts as long as the last process that has it.
 static void fork_holds(void) {
-    int fd = scripted("note holds\n"), ends[2];
+    int fd = scripted("note holds@\n"), ends[2];
     if (pipe(ends)) fail("pipe");
     if (fork() == 0) {
         close(ends[1]);
@@ -96,7 +96,7 @@ static void fork_holds(void) {
     pause_ms(A_MOMENT_MS);
     close(ends[0]);
     close(ends[1]);
-    say("peer-saw", "%s", ask("told holds\n"));
+    say("peer-saw", "%s", ask("told holds@\n"));
 }
 
 static void fork_before(bool child_connects) {
@@ -153,9 +153,9 @@ static void duplicates(void) {
 }
 
 static void dup_over(void) {
-    int fd = scripted("note over\n"), other = scripted("echo\n");
+    int fd = scripted("note over@\n"), other = scripted("echo\n");
     result("dup2", dup2(other, fd) == fd ? 0 : -1);
-    say("peer-saw", "%s", ask("told over\n"));
+    say("peer-saw", "%s", ask("told over@\n"));
     echo("echo", fd);
 }
 
@@ -177,9 +177,9 @@ static void number_reused(void) {
 }
 
 static void range_closed(void) {
-    int fd = scripted("note range\n");
+    int fd = scripted("note range@\n");
     result("close_range", syscall(SYS_close_range, fd, fd + 100, 0));
-    say("peer-saw", "%s", ask("told range\n"));
+    say("peer-saw", "%s", ask("told range@\n"));
     int again = tcp();
     say("same-number", "%d", again == fd);
     name_of("peer", again, true);

@@ -497,7 +497,7 @@ static void server_resets(void) {
 }
 
 static void client_resets(void) {
-    int fd = listening(8), peer = dialled("hello reset"), client = accept(fd, NULL, NULL);
+    int fd = listening(8), peer = dialled("hello pause reset"), client = accept(fd, NULL, NULL);
     received("hello", client, 6, MSG_WAITALL);
     answer_of("peer-saw", peer);
     waited("poll", client, POLLRDHUP);
