@@ -13,16 +13,19 @@ static long bind_to(int fd, enum where where, int port) {
     return bind(fd, &at.name, at.length);
 }
 
+// The gateway may need a moment to give up the port of the case before.
+static int listen_patiently(int fd, int backlog) {
+    int done;
+    for (int tries = 0; (done = listen(fd, backlog)) && errno == EADDRINUSE && tries < 100; tries++) pause_ms(20);
+    return done;
+}
+
 static int listening(int backlog) {
     int fd = tcp(), on = 1, off = 0;
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     if (family == MAPPED) setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off);
     if (bind_to(fd, ANY, reached_port)) fail("bind: %s", error_name(errno));
-    // The gateway may need a moment to give up the port of the case before.
-    for (int tries = 0; listen(fd, backlog); tries++) {
-        if (errno != EADDRINUSE || tries > 100) fail("listen: %s", error_name(errno));
-        pause_ms(20);
-    }
+    if (listen_patiently(fd, backlog)) fail("listen: %s", error_name(errno));
     return fd;
 }
 
@@ -255,7 +258,7 @@ static void listener_errors(void) {
     say("accepts", "%d", value);
     close(fd);
     result("free", bind_to(other, ANY, reached_port));
-    result("listen", listen(other, 1));
+    result("listen", listen_patiently(other, 1));
 }
 
 static void port_zero(void) {
@@ -512,7 +515,7 @@ static void reuse_port(void) {
         setsockopt(both[i], SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
         setsockopt(both[i], SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
         result(i ? "bind-second" : "bind", bind_to(both[i], ANY, reached_port));
-        result(i ? "listen-second" : "listen", listen(both[i], 16));
+        result(i ? "listen-second" : "listen", listen_patiently(both[i], 16));
         fcntl(both[i], F_SETFL, O_NONBLOCK);
     }
     for (int i = 0; i < 6; i++) peers[i] = dialled("hello hold");
