@@ -53,7 +53,6 @@ const WIDE: &[(&str, Test)] = &[
     ("serve-postgres", serving::postgres),
     ("serve-node", serving::node),
     ("serve-java", serving::java),
-    ("serve-iperf3", serving::iperf3),
     ("serve-nc", serving::nc),
     ("serve-socat", serving::socat),
 ];

@@ -19,7 +19,6 @@ const POSTGRES: u16 = 8005;
 const NODE: u16 = 8006;
 const GO: u16 = 8007;
 const JAVA: u16 = 8008;
-const IPERF3: u16 = 8011;
 const NC: u16 = 8012;
 const SOCAT: u16 = 8013;
 
@@ -233,20 +232,6 @@ fn many_echoes(world: &World, server: &GuestServer) {
     let many = world.directory.share().join("many.py").display().to_string();
     let at = server.at.port().to_string();
     assert_eq!(on_host(&["/usr/bin/python3", &many, "127.0.0.1", &at, "100"]), "100 echoes\n");
-}
-
-pub(crate) fn iperf3(world: &mut World) -> Verdict {
-    need!("iperf3", "iperf3");
-    let server = GuestServer::start(world, IPERF3, &["iperf3", "-s", "-p", &IPERF3.to_string()]);
-    let port = server.at.port().to_string();
-    for options in [&[][..], &["-R"], &["--bidir"], &["-P", "16"]] {
-        let argv = [&["iperf3", "-c", "127.0.0.1", "-p", &port, "-t", "1"], options].concat();
-        let text = on_host(&argv);
-        let received: Vec<&str> = text.lines().filter(|line| line.ends_with("receiver")).collect();
-        assert!(!received.is_empty(), "{text}");
-        assert!(received.iter().all(|line| !line.contains(" 0.00 bits")), "{text}");
-    }
-    Verdict::Passed
 }
 
 pub(crate) fn nc(world: &mut World) -> Verdict {
