@@ -153,7 +153,7 @@ pub(crate) fn iperf3_server(world: &mut World) -> Verdict {
     let address = free();
     let port = address.port().to_string();
     let served = Served::start(world, address, &["iperf3", "-s", "-p", &port]);
-    for more in [&["-P", "4"][..], &["-R"], &["--bidir"]] {
+    for more in [&["-P", "16"][..], &["-R"], &["--bidir"]] {
         let arguments = [&["-c", "127.0.0.1", "-p", &port, "-t", "1", "-J"], more].concat();
         // Between two clients it does not listen for a moment, natively too.
         served.eventually("a client is served", || {
