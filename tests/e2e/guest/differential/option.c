@@ -199,7 +199,7 @@ const struct test OPTION_CASES[] = {
     {"option.levels", EACH, levels},
     {"option.memory", EACH, memory},
     {"option.congestion", EACH, congestion},
-    {"option.tcp-info", EACH, tcp_state},
+    {"option.info", EACH, tcp_state},
     {"option.filter", V4, filter},
     {"option.socket-low", EACH, socket_low},
     {"option.socket-high", EACH, socket_high},
