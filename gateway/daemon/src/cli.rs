@@ -46,6 +46,8 @@ pub(crate) enum Command {
     Status(Status),
     /// Have a running gateway read its configuration again: all of it or, if it is bad, nothing.
     Reload(Reload),
+    #[command(hide = true)]
+    Become(Become),
     /// Say which rules a connection would meet, and which one would decide.
     ///
     /// Asks the running gateway, or with --config evaluates that file, without looking names up.
@@ -62,6 +64,17 @@ pub(crate) struct Run {
     /// Write logs as JSON lines.
     #[arg(long)]
     pub(crate) log_json: bool,
+}
+
+/// What the gateway starts in place of an external transport's program.
+#[derive(Debug, Args)]
+pub(crate) struct Become {
+    /// The user to be.
+    #[arg(long)]
+    pub(crate) user: Option<String>,
+    /// The program and its arguments.
+    #[arg(trailing_var_arg = true, required = true)]
+    pub(crate) program: Vec<std::ffi::OsString>,
 }
 
 #[derive(Debug, Args)]

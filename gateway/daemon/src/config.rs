@@ -39,6 +39,8 @@ pub(crate) use raw::OwnTls;
 pub(crate) use routes::RouteDetail;
 pub(crate) use text::{HostPort, Target};
 pub(crate) use tls::{Encrypt, TlsConfig};
+#[cfg(test)]
+pub(crate) use transports::TransportKind;
 pub(crate) use transports::{TransportConfig, TransportSettings};
 pub(crate) use ways::GroupConfig;
 

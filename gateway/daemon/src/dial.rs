@@ -43,6 +43,8 @@ pub(crate) struct Terms<'a> {
     pub(crate) options: &'a [SocketOption],
     pub(crate) encryption: Option<&'a Arc<Encryption>>,
     pub(crate) origin: &'a Origin,
+    /// What the rule says to the transport.
+    pub(crate) arguments: Option<&'a Arc<[(String, String)]>>,
 }
 
 /// Dials.
@@ -89,9 +91,9 @@ async fn one_member(
     let timeout = deadline.saturating_duration_since(Instant::now());
     let options: Arc<[SocketOption]> = terms.options.into();
     let request = |destination, source| {
-        let options = Arc::clone(&options);
-        let origin = terms.origin.clone();
-        DialRequest { source, timeout, options, origin, ..DialRequest::to(destination) }
+        let (options, origin) = (Arc::clone(&options), terms.origin.clone());
+        let arguments = terms.arguments.cloned().unwrap_or_default();
+        DialRequest { source, timeout, options, arguments, origin, ..DialRequest::to(destination) }
     };
     let outlet = Outlet::new(&named.transport, chosen, terms.encryption);
     let from = async |destinations: Vec<Destination>, source| match <[Destination; 1]>::try_from(

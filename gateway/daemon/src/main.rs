@@ -23,6 +23,7 @@
 //! | `connections` | who is connected where |
 //! | `pump`, `throttle` | bytes between a guest's bridge and a far end, and how many a second |
 //! | `admin`, `status`, `explain`, `show` | what people ask, and how it is printed |
+//! | `launch` | programs of others, with nothing of ours |
 //! | `clock`, `logs` | the time, lines that a guest may cause |
 //! | `limits` | every bound |
 #![forbid(unsafe_code)]
@@ -42,6 +43,7 @@ mod explain;
 mod gateway;
 mod group;
 mod guests;
+mod launch;
 mod limits;
 mod logs;
 mod modules;
@@ -88,6 +90,7 @@ fn main() -> ExitCode {
         cli::Command::Run(run) => run_gateway(&run),
         cli::Command::Keygen(keygen) => make_key(&keygen),
         cli::Command::Check(check) => check_config(&check),
+        cli::Command::Become(what) => launch::become_program(&what),
         cli::Command::Status(status) => show_status(&status),
         cli::Command::Reload(reload) => ask_reload(&reload),
         cli::Command::Explain(question) => show_explanation(&question),

@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use outsock_transport::Transport;
 use outsock_transport_direct::Direct;
+use outsock_transport_external::External;
 use outsock_transport_proxy::{Auth, HttpConnect, Socks5};
 
 use crate::config::{ConfigError, TransportConfig, TransportSettings};
 use crate::group::LiveGroup;
+use crate::launch;
 use crate::peers::Peers;
 
 /// A configured transport.
@@ -82,9 +84,10 @@ impl Transports {
                 TransportSettings::Socks5(proxy) | TransportSettings::HttpConnect(proxy) => {
                     proxy.auth()?
                 }
-                TransportSettings::Direct | TransportSettings::Local | TransportSettings::Peer => {
-                    Auth::None
-                }
+                TransportSettings::Direct
+                | TransportSettings::Local
+                | TransportSettings::Peer
+                | TransportSettings::External(_) => Auth::None,
             };
             let carrier = |all: &[Built], config: &TransportConfig| {
                 let below = config.over.and_then(|at| all.get(at));
@@ -145,6 +148,67 @@ fn make(
         }
         TransportSettings::HttpConnect(proxy) => {
             Arc::new(HttpConnect::new(below, proxy.server.clone(), auth.clone()))
+        }
+        TransportSettings::External(external) => {
+            let mut settings = external.settings.clone();
+            // Without its own program file nothing can be started, so nothing gets out.
+            let launcher = launch::launcher(external.run_as.as_deref());
+            settings.launcher = launcher.unwrap_or_else(|_| vec!["/nonexistent".into()]);
+            Arc::new(External::new(settings))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    /// One transport of every kind, as a configuration would have it.
+    const ONE_OF_EACH: &str = "
+        [[transport]]
+        name = \"direct\"
+        kind = \"direct\"
+        [[transport]]
+        name = \"s\"
+        kind = \"socks5\"
+        server = \"127.0.0.1:1\"
+        [[transport]]
+        name = \"h\"
+        kind = \"http-connect\"
+        server = \"127.0.0.1:1\"
+        [[transport]]
+        name = \"e\"
+        kind = \"external\"
+        program = \"/bin/false\"
+        method = \"x\"";
+
+    #[tokio::test]
+    async fn the_readme_knows_every_kind_and_what_it_can_do() {
+        let config = Config::parse(ONE_OF_EACH, std::path::Path::new("x")).unwrap();
+        let transports =
+            Transports::build(&config.transports, None, &Peers::offline(&config)).unwrap();
+        let readme = include_str!("../../../README.md");
+        let mut kinds = Vec::new();
+        for at in 0..transports.len() {
+            let transport = transports.at(at).unwrap().transport;
+            let can = transport.capabilities();
+            let cells = [
+                can.dials_addresses,
+                can.dials_names,
+                can.dials_unix,
+                can.listens,
+                can.half_close,
+                can.reset,
+                can.encrypted,
+            ];
+            let cells = cells.map(|can| if can { "yes" } else { "no" }).join(" | ");
+            let row = format!("| `{}` | {cells} | ", transport.kind());
+            assert!(readme.contains(&row), "README.md lacks {row}");
+            kinds.push(transport.kind());
+        }
+        for (_, name) in crate::config::TransportKind::ALL {
+            assert!(kinds.contains(&name), "add one of kind {name} to this test");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Routes by proxies: what the proxy hears, and what the guest gets.
+//! Routes by proxies and by programs: what they hear, what they have, and what the guest gets.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -110,4 +110,64 @@ fn its_reasons_are_errnos() {
     let gateway = gateway(1);
     let guest = boot(&gateway);
     assert_eq!(guest.dial(address(80)).unwrap_err(), Errno::ENETUNREACH, "no proxy there");
+}
+
+/// A program that says on which descriptors it finds what, then is the example in Python.
+#[test]
+fn a_program_has_nothing_of_ours_and_carries_a_guests_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/external/xor.py");
+    let script = folder.path().join("transport.sh");
+    let text = format!(
+        "ls -l /proc/$$/fd > fds; id -u > user; grep NoNewPrivs /proc/$$/status > privs\n\
+         exec python3 {example}"
+    );
+    std::fs::write(&script, text).unwrap();
+    let state = folder.path().join("state");
+    let far = common::server(|mut stream| {
+        let mut got = [0; 5];
+        stream.read_exact(&mut got).unwrap();
+        // XOR 42: the wire shows something else than the guest said.
+        stream.write_all(&got).unwrap();
+    });
+    let tables = format!(
+        "[[transport]]\nname = \"x\"\nkind = \"external\"\nprogram = \"/bin/sh\"\n\
+         arguments = [{script:?}]\nmethod = \"xor\"\nstate = {state:?}\n\
+         [[route]]\nto = [\"192.0.2.1\"]\nvia = \"x\"\ntarget = \"127.0.0.1:{far}\"\n\
+         options = {{ key = \"42\" }}\n"
+    );
+    let gateway = setup().guest("web", 3).toml(&tables).start().unwrap();
+    let guest = boot(&gateway);
+    let mut connection = dial(&guest, 80);
+    connection.write_all(b"hello").unwrap();
+    let mut got = [0; 5];
+    connection.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"hello", "there and back");
+    let read = |name: &str| std::fs::read_to_string(state.join(name)).unwrap();
+    let fds: Vec<String> = read("fds")
+        .lines()
+        .filter_map(|line| Some(line.split_once(" -> ")?.1.to_owned()))
+        // The shell's own script.
+        .filter(|to| !to.ends_with("transport.sh") && !to.ends_with("/fds"))
+        .collect();
+    assert!(fds.iter().all(|to| to.starts_with("pipe:")) && fds.len() <= 3, "{}", read("fds"));
+    assert_eq!(read("privs").split_whitespace().last(), Some("1"));
+    // The far side closed: an end in good order. Without the process: nothing, and no other way.
+    let pid = std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+        let cwd = std::fs::read_link(entry.path().join("cwd")).ok()?;
+        (cwd == state.canonicalize().unwrap()).then(|| entry.file_name())
+    });
+    let pid = pid.expect("the program runs").into_string().unwrap();
+    let stopped = std::process::Command::new("kill").args(["-STOP", &pid]).status().unwrap();
+    assert!(stopped.success());
+    let killed = std::process::Command::new("kill").args(["-KILL", &pid]).status().unwrap();
+    assert!(killed.success());
+    common::eventually("a new process carries on", || match guest.dial(address(80)) {
+        Ok(_) => true,
+        Err(errno) => {
+            assert_eq!(errno, Errno::ENETDOWN, "never another way");
+            false
+        }
+    });
+    guest.assert_clean();
 }

@@ -43,5 +43,5 @@ pub use guest::{GuestDevice, GuestDeviceConfig, StartError};
 pub use handle::{DeviceCounters, DeviceHandle, FarEnd, News, Overloaded};
 pub use host_socket::HostSocket;
 pub use queue_memory::GuestPages;
-pub use rlimit::raise_descriptor_limit;
+pub use rlimit::{close_descriptors, raise_descriptor_limit};
 pub use stats::ConnectionStats;

@@ -18,6 +18,7 @@ Parts:
   stalled   what a reader that stops costs the other flows, and the processor while 1,000 wait
   uml       a real guest (User Mode Linux 7.2) with the agent against native loopback TCP
   names     addresses of names from the gateway's pool, in such a guest, against a server on loopback
+  ways      TLS by rule, SOCKS5 and obfs4proxy against plain TCP, one stream and 64
   rules     one decision among 10,000 rules (cargo bench -p outsock-core)
   rpc       VM RPC calls against a plain vsock echo, event queues in shared memory against those over
             the stream; a virtual guest and User Mode Linux 7.2
@@ -99,6 +100,8 @@ pub(crate) enum Part {
     Uml,
     /// Names in a real guest.
     Names,
+    /// TLS, proxies and external transports.
+    Ways,
     /// Decisions by rules.
     Rules,
     /// VM RPC.
@@ -113,6 +116,8 @@ pub(crate) enum Task {
     Serve {
         /// Where to listen, beside TCP.
         unix: PathBuf,
+        /// A certificate and its key, to open the other doors, too.
+        doors: Vec<PathBuf>,
     },
     /// Be the near end.
     #[command(hide = true)]

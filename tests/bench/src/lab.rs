@@ -8,14 +8,14 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use outsock_harness::{Gateway, Setup};
 use tempfile::TempDir;
 
 use crate::cli::Cli;
 
 /// The address in the guest's world that leads to the server: one of those that are nobody's.
-const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// Its port there for the server's TCP socket.
 const TCP_PORT: u16 = 1;
 /// Its port there for the server's Unix socket.
@@ -31,17 +31,29 @@ const HYBRID_PREFIX: &str = "server";
 pub(crate) struct Server {
     process: Child,
     tcp: SocketAddr,
+    /// TLS, SOCKS5.
+    doors: Vec<SocketAddr>,
     folder: TempDir,
 }
 
 impl Server {
     /// Starts it.
     pub(crate) fn start() -> Result<Self> {
+        Self::start_with(&[])
+    }
+
+    /// Starts it with its other doors open: TLS with this certificate, and SOCKS5.
+    pub(crate) fn with_doors(certificate: &Path, key: &Path) -> Result<Self> {
+        Self::start_with(&[certificate, key])
+    }
+
+    fn start_with(doors: &[&Path]) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let unix = unix(folder.path());
         let mut process = Command::new(std::env::current_exe()?)
             .arg("serve")
             .arg(&unix)
+            .args(doors)
             // Its end is the server's end.
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -50,8 +62,19 @@ impl Server {
         let stdout = process.stdout.take().context("the server has no standard output")?;
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
-        let tcp = line.trim().parse().context("the server did not start")?;
-        Ok(Self { process, tcp, folder })
+        let addresses = line.split_whitespace().map(str::parse).collect::<Result<Vec<_>, _>>()?;
+        let [tcp, doors @ ..] = &addresses[..] else { bail!("the server did not start") };
+        Ok(Self { process, tcp: *tcp, doors: doors.to_vec(), folder })
+    }
+
+    /// Its TCP socket.
+    pub(crate) fn tcp_address(&self) -> SocketAddr {
+        self.tcp
+    }
+
+    /// TLS and SOCKS5, where they are open.
+    pub(crate) fn doors(&self) -> Option<[SocketAddr; 2]> {
+        self.doors.as_slice().try_into().ok()
     }
 
     /// For [`crate::client`], over TCP.
@@ -94,14 +117,34 @@ pub(crate) enum Way {
     Tcp,
     /// To its Unix socket.
     Unix,
+    /// By TLS.
+    Tls,
+    /// By its SOCKS5 door.
+    Socks5,
+    /// To its TCP socket, by an external transport.
+    External,
 }
 
 impl Way {
+    /// What it is called in a table.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "direct",
+            Self::Unix => "unix",
+            Self::Tls => "tls",
+            Self::Socks5 => "socks5",
+            Self::External => "external",
+        }
+    }
+
     /// The destination in the guest's world.
     pub(crate) fn destination(self) -> SocketAddr {
         let port = match self {
             Self::Tcp => TCP_PORT,
             Self::Unix => UNIX_PORT,
+            Self::Tls => 3,
+            Self::Socks5 => 4,
+            Self::External => 5,
         };
         (SERVER, port).into()
     }

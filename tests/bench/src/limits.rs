@@ -42,6 +42,12 @@ pub(crate) const FLOWS: usize = 100;
 /// Bytes of each of these flows.
 pub(crate) const FLOW_BYTES: u64 = 16 << 20;
 
+/// Streams at a time in the part `ways`.
+pub(crate) const WAYS_FLOWS: usize = 64;
+
+/// Bytes of each of them.
+pub(crate) const WAYS_FLOW_BYTES: u64 = 16 << 20;
+
 /// Connections that stand still while the gateway's processor time is read.
 pub(crate) const STALLED_CONNECTIONS: usize = 1_000;
 

@@ -29,6 +29,7 @@ mod report;
 mod results;
 mod rpc;
 mod run;
+mod secure;
 mod server;
 mod supervise;
 mod table;
@@ -38,7 +39,7 @@ use cli::{Cli, Task};
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match &cli.task {
-        Some(Task::Serve { unix }) => server::serve(unix),
+        Some(Task::Serve { unix, doors }) => server::serve(unix, doors),
         Some(Task::Client { to, case }) => client::main(to, case),
         Some(Task::RpcClient { work }) => rpc::main(work),
         None if cli.supervised => run::run(&cli),

@@ -10,6 +10,7 @@ pub(crate) mod rules;
 pub(crate) mod stalled;
 pub(crate) mod streams;
 pub(crate) mod uml;
+pub(crate) mod ways;
 
 /// A name for a guest in the gateway's configuration, and its CID.
 pub(crate) fn guest_of(layout: &Layout, index: u64) -> (String, u64) {

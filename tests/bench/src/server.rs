@@ -9,20 +9,26 @@ use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 
 use crate::protocol::{self, Purpose, Volume};
-use crate::{limits, machine};
+use crate::{limits, machine, secure};
 
-/// Serves until standard input ends. The first line of standard output is the TCP address.
-pub(crate) fn serve(unix: &Path) -> Result<()> {
+/// Serves until standard input ends. The first line of standard output is the TCP address, with a certificate and its key those of [`secure`], too.
+pub(crate) fn serve(unix: &Path, doors: &[PathBuf]) -> Result<()> {
     machine::raise_descriptor_limit()?;
     let tcp = TcpListener::bind("127.0.0.1:0").context("cannot listen on loopback")?;
     let unix = UnixListener::bind(unix).context("cannot listen on the Unix socket")?;
-    println!("{}", tcp.local_addr()?);
+    let mut addresses = tcp.local_addr()?.to_string();
+    if let [certificate, key] = doors {
+        for address in secure::open(certificate, key)? {
+            addresses += &format!(" {address}");
+        }
+    }
+    println!("{addresses}");
     std::thread::spawn(|| {
         // Whatever comes, the end of it is what counts.
         let _ = io::stdin().read_to_end(&mut Vec::new());

@@ -15,6 +15,11 @@ const RINGS: &[(&str, &[&str])] = &[
     ("outsock-transport", &["outsock-vmrpc"]),
     ("outsock-peer", &["outsock-transport", "outsock-vmrpc"]),
     ("outsock-device", &["outsock-core", "outsock-vmrpc"]),
+    // It speaks SOCKS5 to its process, over the host's TCP.
+    (
+        "outsock-transport-external",
+        &["outsock-transport", "outsock-transport-direct", "outsock-transport-proxy"],
+    ),
     ("outsock-agent", &["outsock-vmrpc"]),
     ("outsock-boot", &[]),
     ("outsock-link", &[]),

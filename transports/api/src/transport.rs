@@ -73,6 +73,9 @@ pub struct DialRequest {
     /// connection of its own ([`crate::option::apply_all`]). None is an error: what cannot be set is
     /// left.
     pub options: Arc<[SocketOption]>,
+    /// What the rule says to the transport: only those in processes of their own pass it on, as a
+    /// bridge line's `key=value`.
+    pub arguments: Arc<[(String, String)]>,
     /// Who asks. Only transports to other gateways pass it on.
     pub origin: Origin,
 }
@@ -99,6 +102,7 @@ impl DialRequest {
             source: None,
             timeout: limits::DIAL_TIMEOUT,
             options: Arc::default(),
+            arguments: Arc::default(),
             origin: Origin::default(),
         }
     }

@@ -9,7 +9,7 @@ use crate::cli::Part;
 use crate::report::Report;
 
 /// Programs that run unmodified in guests, and their servers on the host.
-const E2E: [&str; 25] = [
+const E2E: [&str; 26] = [
     "aria2",
     "bind9-dnsutils",
     "curl",
@@ -28,6 +28,7 @@ const E2E: [&str; 25] = [
     "nginx",
     "nodejs",
     "openjdk-17-jdk-headless",
+    "obfs4proxy",
     "openssl",
     "postgresql",
     "redis-server",
@@ -36,8 +37,8 @@ const E2E: [&str; 25] = [
     "iputils-ping",
     "traceroute",
 ];
-/// The modules' example programs, in C and in Python.
-const UNIT: [&str; 3] = ["gcc", "libc6-dev", "python3"];
+/// The modules' example programs, in C and in Python; an external transport.
+const UNIT: [&str; 4] = ["gcc", "libc6-dev", "obfs4proxy", "python3"];
 /// A gateway with host modules in the kernel, and the compiler for one.
 const EBPF: [&str; 4] = ["clang", "libelf-dev", "pkg-config", "zlib1g-dev"];
 /// What every part that boots guests wants.

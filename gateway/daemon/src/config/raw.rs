@@ -1,5 +1,6 @@
 //! What a configuration file may say, key by key. `configs/reference.toml` lists it all.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -233,6 +234,16 @@ pub(super) struct Transport {
     pub(super) user: Option<Spanned<String>>,
     pub(super) password_file: Option<Spanned<PathBuf>>,
     pub(super) over: Option<Spanned<String>>,
+    pub(super) program: Option<Spanned<PathBuf>>,
+    pub(super) arguments: Option<Spanned<Vec<String>>>,
+    pub(super) method: Option<Spanned<String>>,
+    pub(super) options: Option<Spanned<BTreeMap<String, String>>>,
+    pub(super) server_options: Option<Spanned<BTreeMap<String, String>>>,
+    pub(super) state: Option<Spanned<PathBuf>>,
+    pub(super) run_as: Option<Spanned<String>>,
+    pub(super) start_time_ms: Option<Spanned<u64>>,
+    pub(super) honest_ends: Option<Spanned<bool>>,
+    pub(super) encrypts: Option<Spanned<bool>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -291,6 +302,8 @@ pub(super) struct Route {
     pub(super) via: Option<Spanned<String>>,
     pub(super) refuse: Option<Spanned<Text<Errno>>>,
     pub(super) target: Option<Spanned<Text<Target>>>,
+    #[serde(default)]
+    pub(super) options: BTreeMap<String, String>,
     pub(super) encrypt: Option<Spanned<Text<super::Encrypt>>>,
     pub(super) tls: Option<Spanned<Tls>>,
 }

@@ -21,6 +21,8 @@ pub(crate) struct RouteDetail {
     pub(crate) name: String,
     pub(crate) target: Option<Target>,
     pub(crate) tls: Option<TlsConfig>,
+    /// For the transport.
+    pub(crate) options: std::sync::Arc<[(String, String)]>,
 }
 
 /// Checks the rules. `own` are the gateway's own socket files, which no rule opens.
@@ -41,7 +43,12 @@ pub(super) fn check(
         let target = target(route, own, place)?;
         let name = route.name.clone().unwrap_or_else(|| format!("route {}", number + 1));
         let tls = tls::check(route, place)?;
-        details.push(RouteDetail { name, target, tls });
+        details.push(RouteDetail {
+            name,
+            target,
+            tls,
+            options: route.options.clone().into_iter().collect(),
+        });
     }
     Ok((rules, details))
 }

@@ -4,8 +4,10 @@
 //! it down. A table may say only what its kind reads. Bound: [`limits::TRANSPORTS_MAX`].
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use outsock_transport::Destination;
+use outsock_transport_external::ExternalSettings;
 use outsock_transport_proxy::{Auth, AuthError};
 use toml::Spanned;
 
@@ -13,6 +15,9 @@ use super::error::{ConfigError, Mark, Place};
 use super::raw;
 use super::ways::list;
 use crate::limits;
+
+/// Where external transports keep their files when nothing else is said, each in a folder of its own.
+const STATE: &str = "/var/lib/outsock";
 
 /// One transport.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,12 +37,18 @@ pub(crate) enum TransportKind {
     Socks5,
     /// A web proxy.
     HttpConnect,
+    /// A program.
+    External,
 }
 
 impl TransportKind {
     /// Every kind and its name in the configuration.
-    pub(crate) const ALL: [(Self, &'static str); 3] =
-        [(Self::Direct, "direct"), (Self::Socks5, "socks5"), (Self::HttpConnect, "http-connect")];
+    pub(crate) const ALL: [(Self, &'static str); 4] = [
+        (Self::Direct, "direct"),
+        (Self::Socks5, "socks5"),
+        (Self::HttpConnect, "http-connect"),
+        (Self::External, "external"),
+    ];
 }
 
 /// A kind, with what it needs to know.
@@ -50,6 +61,14 @@ pub(crate) enum TransportSettings {
     Peer,
     Socks5(ProxyConfig),
     HttpConnect(ProxyConfig),
+    External(Box<ExternalConfig>),
+}
+
+/// A program, and the user that it runs as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ExternalConfig {
+    pub(crate) settings: ExternalSettings,
+    pub(crate) run_as: Option<String>,
 }
 
 /// A proxy and who we are there.
@@ -148,30 +167,55 @@ fn settings(
 ) -> Result<TransportSettings, ConfigError> {
     match kind {
         TransportKind::Direct => {
-            refuse_proxy_keys(transport, place)?;
+            refuse(transport, &proxy_keys(transport), place)?;
+            refuse(transport, &external_keys(transport), place)?;
             Ok(TransportSettings::Direct)
         }
-        TransportKind::Socks5 => Ok(TransportSettings::Socks5(proxy(transport, place)?)),
-        TransportKind::HttpConnect => Ok(TransportSettings::HttpConnect(proxy(transport, place)?)),
+        TransportKind::External => {
+            refuse(transport, &proxy_keys(transport), place)?;
+            Ok(TransportSettings::External(Box::new(external(transport, place)?)))
+        }
+        TransportKind::Socks5 | TransportKind::HttpConnect => {
+            refuse(transport, &external_keys(transport), place)?;
+            let proxy = proxy(transport, place)?;
+            Ok(if kind == TransportKind::Socks5 {
+                TransportSettings::Socks5(proxy)
+            } else {
+                TransportSettings::HttpConnect(proxy)
+            })
+        }
     }
 }
 
+type Keys = Vec<(&'static str, Option<std::ops::Range<usize>>)>;
+
 /// Keys that only a proxy reads.
-fn refuse_proxy_keys(transport: &raw::Transport, place: Place<'_>) -> Result<(), ConfigError> {
-    let keys = [
+fn proxy_keys(transport: &raw::Transport) -> Keys {
+    vec![
         ("server", transport.server.as_ref().map(Spanned::span)),
         ("user", transport.user.as_ref().map(Spanned::span)),
         ("password_file", transport.password_file.as_ref().map(Spanned::span)),
         ("over", transport.over.as_ref().map(Spanned::span)),
-    ];
-    refuse(transport, &keys, place)
+    ]
 }
 
-fn refuse(
-    transport: &raw::Transport,
-    keys: &[(&str, Option<std::ops::Range<usize>>)],
-    place: Place<'_>,
-) -> Result<(), ConfigError> {
+/// Keys that only a program's transport reads.
+fn external_keys(transport: &raw::Transport) -> Keys {
+    vec![
+        ("program", transport.program.as_ref().map(Spanned::span)),
+        ("arguments", transport.arguments.as_ref().map(Spanned::span)),
+        ("method", transport.method.as_ref().map(Spanned::span)),
+        ("options", transport.options.as_ref().map(Spanned::span)),
+        ("server_options", transport.server_options.as_ref().map(Spanned::span)),
+        ("state", transport.state.as_ref().map(Spanned::span)),
+        ("run_as", transport.run_as.as_ref().map(Spanned::span)),
+        ("start_time_ms", transport.start_time_ms.as_ref().map(Spanned::span)),
+        ("honest_ends", transport.honest_ends.as_ref().map(Spanned::span)),
+        ("encrypts", transport.encrypts.as_ref().map(Spanned::span)),
+    ]
+}
+
+fn refuse(transport: &raw::Transport, keys: &Keys, place: Place<'_>) -> Result<(), ConfigError> {
     match keys.iter().find_map(|(key, span)| Some((key, span.clone()?))) {
         Some((key, span)) => {
             let message =
@@ -201,4 +245,43 @@ fn proxy(transport: &raw::Transport, place: Place<'_>) -> Result<ProxyConfig, Co
         (None, Some(file)) => return Err(place.at(file.span(), "a password needs user, too")),
     };
     Ok(ProxyConfig { server: server.get_ref().0.0.clone(), login })
+}
+
+fn external(transport: &raw::Transport, place: Place<'_>) -> Result<ExternalConfig, ConfigError> {
+    let missing = |what: &str| place.at(transport.kind.span(), what);
+    let program = transport.program.as_ref().map(|program| program.get_ref().clone());
+    let program = program.ok_or_else(|| missing("an external transport needs program"))?;
+    let Some(method) = &transport.method else {
+        return Err(missing("an external transport needs method, such as \"obfs4\""));
+    };
+    let is_name = |text: &str| {
+        let mut letters = text.bytes();
+        letters.next().is_some_and(|first| first.is_ascii_alphabetic() || first == b'_')
+            && letters.all(|letter| letter.is_ascii_alphanumeric() || letter == b'_')
+    };
+    if !is_name(method.get_ref()) {
+        let message = "a method's name has letters, digits and _ (pt-spec, 3.1)";
+        return Err(place.at(method.span(), message));
+    }
+    let state = transport.state.as_ref().map(|state| state.get_ref().clone());
+    let state = state.unwrap_or_else(|| PathBuf::from(STATE).join(transport.name.get_ref()));
+    let mut settings = ExternalSettings::new(program, method.get_ref().clone(), state);
+    let pairs = |table: &Option<Spanned<_>>| match table {
+        Some(table) => std::collections::BTreeMap::clone(table.get_ref()).into_iter().collect(),
+        None => Vec::new(),
+    };
+    settings.options = pairs(&transport.options);
+    settings.server_options = pairs(&transport.server_options);
+    if let Some(arguments) = &transport.arguments {
+        settings.arguments = arguments.get_ref().iter().map(Into::into).collect();
+    }
+    if let Some(time) = &transport.start_time_ms {
+        settings.start_time = Duration::from_millis(*time.get_ref());
+    }
+    let says = |key: &Option<Spanned<bool>>| key.as_ref().is_some_and(|key| *key.get_ref());
+    settings.half_close = says(&transport.honest_ends);
+    settings.reset = settings.half_close;
+    settings.encrypted = says(&transport.encrypts);
+    let run_as = transport.run_as.as_ref().map(|user| user.get_ref().clone());
+    Ok(ExternalConfig { settings, run_as })
 }

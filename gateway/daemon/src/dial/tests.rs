@@ -17,6 +17,7 @@ const TERMS: Terms<'_> = Terms {
     options: &[],
     encryption: None,
     origin: &Origin { guest: None, trace: 0, hops: 0, address: None },
+    arguments: None,
 };
 
 fn chosen(addresses: &[&str], name: Option<&str>) -> Chosen {

@@ -149,6 +149,7 @@ impl Course<'_> {
             timeout: self.policy.config.dial_timeout,
             options: &[],
             encryption: None,
+            arguments: None,
             origin: &origin,
         };
         let way = self.policy.way(chosen.way);

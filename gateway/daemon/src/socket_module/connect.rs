@@ -117,6 +117,7 @@ impl Course<'_> {
             let chosen = choose(self.policy, &self.sockets.own, &wanted).await;
             let chosen = chosen.map_err(ConnectError::Refused)?;
             let origin = self.origin(chosen.way);
+            let details = &self.policy.config.route_details;
             let terms = Terms {
                 cid: self.caller.cid,
                 source: request.source,
@@ -124,6 +125,7 @@ impl Course<'_> {
                 options,
                 encryption: self.policy.encryption(chosen.rule),
                 origin: &origin,
+                arguments: details.get(chosen.rule).map(|detail| &detail.options),
             };
             let way = self.policy.way(chosen.way);
             let way = way.ok_or(ConnectError::Dial(DialError::NetworkUnreachable))?;

@@ -23,6 +23,7 @@ impl<'a> Native<'a> {
         match way {
             Way::Tcp => "native TCP",
             Way::Unix => "native Unix socket",
+            Way::Tls | Way::Socks5 | Way::External => way.name(),
         }
     }
 
@@ -41,6 +42,7 @@ impl Contestant for Native<'_> {
         let to = match self.way {
             Way::Tcp => self.server.tcp(),
             Way::Unix => self.server.unix(),
+            Way::Tls | Way::Socks5 | Way::External => bail!("natively there is only TCP"),
         };
         let far = cpu::of_process(self.server.pid());
         let output = Command::new(std::env::current_exe()?)

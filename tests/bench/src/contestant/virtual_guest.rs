@@ -108,6 +108,11 @@ impl<'a> VirtualContestant<'a> {
         self
     }
 
+    /// Gives it another name.
+    pub(crate) fn call(&mut self, name: &str) {
+        name.clone_into(&mut self.name);
+    }
+
     /// A connection to the server.
     pub(crate) fn connect(&self) -> Result<Connection> {
         Ok(self.connect_io()?)

@@ -33,7 +33,7 @@ impl Drop for ServerProcess {
 
 /// A port that is free now. Another program could take it before its server does; then that server fails
 /// to start, which is seen.
-fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     listener.local_addr().unwrap()
 }

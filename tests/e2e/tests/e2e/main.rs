@@ -23,6 +23,7 @@ mod programs;
 mod semantics;
 mod servers;
 mod serving;
+mod ways;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -119,6 +120,7 @@ const TESTS: &[(&str, Test)] = &[
     ("vmrpc-c", modules::c),
     ("vmrpc-python", modules::python),
     ("vmrpc-unprivileged", modules::unprivileged),
+    ("three-ways", ways::three_ways),
     ("two-guests", lifecycle::two_guests_at_once),
     ("guest-killed", lifecycle::guest_killed),
     ("counters", lifecycle::no_guest_misbehaved),
