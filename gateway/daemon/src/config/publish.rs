@@ -95,6 +95,17 @@ pub(crate) enum PublishAt {
     Service(String),
 }
 
+impl PublishAt {
+    /// Whether only one listener can be reached there.
+    fn is_fixed(&self) -> bool {
+        match self {
+            Self::SamePort(_) => false,
+            Self::Address(address) => address.port() != 0,
+            Self::Unix(_) | Self::Service(_) => true,
+        }
+    }
+}
+
 impl std::str::FromStr for PublishAt {
     type Err = String;
 
@@ -139,12 +150,7 @@ pub(super) fn check(
     for (number, spanned) in raw.iter().enumerate() {
         let publish = one(number, spanned, transports, own, place)?;
         let is_taken = |other: &&Publish| {
-            let fixed = match &publish.at {
-                PublishAt::SamePort(_) => false,
-                PublishAt::Address(address) => address.port() != 0,
-                PublishAt::Unix(_) | PublishAt::Service(_) => true,
-            };
-            fixed
+            publish.at.is_fixed()
                 && other.protocol == publish.protocol
                 && other.via == publish.via
                 && other.at == publish.at
@@ -185,12 +191,7 @@ fn one(
     }
     let is_one = matches!(ports.any[..], [range] if range.first() == range.last());
     let at = publish.listen.get_ref().0.clone();
-    let fixed = match &at {
-        PublishAt::SamePort(_) => false,
-        PublishAt::Address(address) => address.port() != 0,
-        PublishAt::Unix(_) | PublishAt::Service(_) => true,
-    };
-    if fixed && !is_one {
+    if at.is_fixed() && !is_one {
         let message = "one place is for one port of the guest: leave the port away to listen on \
                        the guest's own, or write a publish for each";
         return Err(place.at(publish.listen.span(), message));
