@@ -9,13 +9,13 @@
 //!
 //! # Decisions
 //!
-//! * **ring** is the cryptography: three seconds to build, no CMake, licences ISC and Apache-2.0.
-//!   aws-lc-rs takes minutes of C and adds the OpenSSL licence to those that `deny.toml` allows.
+//! * **ring** is the cryptography: no CMake, licences ISC and Apache-2.0, which `deny.toml` allows;
+//!   aws-lc-rs has more C to build.
 //! * **1.3 only.** A server that cannot is refused: `ECONNRESET`, and the log says why.
 //! * **Half-close.** `close_notify` ends one direction only (RFC 8446, 6.1), so each half closes on its
 //!   own, over transports too that cannot do so themselves: their FIN is held back until both have
 //!   ended. Programs that answer a `close_notify` by closing at once (older ones do) still lose the rest.
-//! * **kTLS is not used**: see docs/tls.md for the reasons and figures.
+//! * **kTLS is not used**: see docs/tls.md for the reasons.
 //!
 //! ```
 //! use outsock_transport_tls::{ClientSettings, Connector, Roots};

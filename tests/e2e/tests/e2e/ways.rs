@@ -80,6 +80,8 @@ fn s_server(world: &World) -> Result<(ServerProcess, PathBuf), String> {
     let made = Command::new(&openssl)
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
         .args(["-days", "2", "-subj", "/CN=bank", "-addext", "subjectAltName=DNS:bank.example"])
+        // Else it is an authority, which webpki takes for no server.
+        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
         .arg("-keyout")
         .arg(&key)
         .arg("-out")
