@@ -103,7 +103,7 @@ impl Setup {
         let mut gateway = Gateway { process, folder, binary: self.binary };
         let last = self.guests.last().map_or("admin", |(name, _)| name.as_str());
         let deadline = Instant::now() + PATIENCE;
-        while !listens(&gateway.socket(last)) {
+        while !listens(gateway.pid(), &gateway.socket(last)) {
             if let Some(status) = gateway.process.try_wait()? {
                 return Err(io::Error::other(format!(
                     "the gateway ended: {status}\n{}",
@@ -223,10 +223,11 @@ impl Drop for Gateway {
     }
 }
 
-/// Whether somebody accepts connections there. A socket's file exists a moment before.
-fn listens(socket: &Path) -> bool {
+/// Whether somebody in the network namespace of a process accepts connections there. A socket's
+/// file exists a moment before.
+fn listens(pid: u32, socket: &Path) -> bool {
     const ACCEPTS: &str = "00010000";
-    let table = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let table = std::fs::read_to_string(format!("/proc/{pid}/net/unix")).unwrap_or_default();
     let path = socket.display().to_string();
     table.lines().any(|line| {
         line.split_whitespace().nth(3) == Some(ACCEPTS) && line.ends_with(&format!(" {path}"))

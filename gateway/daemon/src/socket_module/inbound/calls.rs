@@ -125,10 +125,12 @@ impl Sockets {
     ) -> Result<(), Errno> {
         let guest = self.guest(caller)?;
         let _alone = guest.inbound.opening.lock().await;
-        let leftovers = guest.inbound.state().remove_listener(unlisten.session, unlisten.listener);
-        for (_, endpoint) in &leftovers.endpoints {
+        let mut leftovers =
+            guest.inbound.state().remove_listener(unlisten.session, unlisten.listener);
+        for (_, endpoint) in leftovers.endpoints.drain(..) {
             let (at, publish) = (&endpoint.local, &endpoint.publish);
             tracing::info!(guest = %caller.guest, publish, %at, "not published any more");
+            endpoint.close().await;
         }
         leftovers.end(&guest.inbound.device);
         Ok(())
@@ -243,7 +245,7 @@ impl GuestSockets {
             turn: 0,
             accepted: 0,
             room,
-            task: tokio::spawn(accepting).abort_handle(),
+            task: tokio::spawn(accepting),
         };
         Ok((id, endpoint))
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use outsock_transport::{AcceptError, Destination, Listener};
 use outsock_vmrpc::socket::inbound::{ListenerId, Session};
 use tokio::sync::Notify;
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 
 use crate::limits;
 use crate::socket_module::GuestSockets;
@@ -41,7 +41,16 @@ pub(super) struct Endpoint {
     pub(super) accepted: u64,
     /// Rings when a member may have room again.
     pub(super) room: Arc<Notify>,
-    pub(super) task: AbortHandle,
+    pub(super) task: JoinHandle<()>,
+}
+
+impl Endpoint {
+    /// Stops to listen; nobody listens there any more when it returns.
+    pub(super) async fn close(mut self) {
+        self.task.abort();
+        // It was cancelled or had ended: the listener is gone either way.
+        let _ = (&mut self.task).await;
+    }
 }
 
 impl Drop for Endpoint {
