@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::calls::Call;
 use crate::limits;
 
 /// Which way a stream goes, seen from the near end (the guest, where there is one).
@@ -29,6 +30,8 @@ pub(crate) enum Case {
     Connects { count: u64, parallel: u32 },
     /// A name's address, by a fresh datagram socket each time, as C libraries ask.
     Lookups { count: u64 },
+    /// One call of the program.
+    Calls { call: Call, count: u64 },
 }
 
 impl Case {
@@ -59,7 +62,7 @@ impl Case {
     pub(crate) fn metrics(self) -> &'static [Metric] {
         match self {
             Self::Stream { .. } => &[Metric::Rate, Metric::GatewayCpu],
-            Self::RoundTrips { .. } | Self::Lookups { .. } => {
+            Self::RoundTrips { .. } | Self::Lookups { .. } | Self::Calls { .. } => {
                 &[Metric::Median, Metric::Percentile99]
             }
             Self::Connects { .. } => &[Metric::Connects],
@@ -81,6 +84,7 @@ impl fmt::Display for Case {
                 }
             }
             Self::Lookups { .. } => formatter.write_str("address of a name, with a fresh socket"),
+            Self::Calls { call, .. } => formatter.write_str(call.name()),
             Self::RoundTrips { .. } => formatter.write_str("1-byte round trip"),
             Self::Connects { parallel, .. } => {
                 write!(formatter, "connect + 1 byte + close, {parallel} at a time")

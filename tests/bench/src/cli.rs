@@ -17,6 +17,7 @@ Parts:
   idle      10,000 connections at a time, and the memory that an idle one takes
   stalled   what a reader that stops costs the other flows, and the processor while 1,000 wait
   uml       a real guest (User Mode Linux 7.2) with the agent against native loopback TCP
+  calls     single calls in such a guest, with the agent, without it, and natively
   names     addresses of names from the gateway's pool, in such a guest, against a server on loopback
   ways      TLS by rule, SOCKS5 and obfs4proxy against plain TCP, one stream and 64
   rules     one decision among 10,000 rules (cargo bench -p outsock-core)
@@ -43,7 +44,7 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "PATH", default_value = "target/release/outsock-gateway")]
     pub(crate) gateway: PathBuf,
 
-    /// The agent's static binary, for the parts uml and names
+    /// The agent's static binary, for the parts uml, calls and names
     #[arg(
         long,
         value_name = "PATH",
@@ -98,6 +99,8 @@ pub(crate) enum Part {
     Stalled,
     /// A real guest.
     Uml,
+    /// Single calls in a real guest.
+    Calls,
     /// Names in a real guest.
     Names,
     /// TLS, proxies and external transports.

@@ -4,7 +4,7 @@
 //! sockets, one thread per connection that is open at a time.
 
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, UdpSocket};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +14,7 @@ use anyhow::{Context, Result};
 use rustix::time::{ClockId, clock_gettime};
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use crate::calls::{self, Call};
 use crate::case::{self, Case, Direction, Metric, Samples};
 use crate::limits;
 use crate::protocol::{self, Purpose, Volume};
@@ -27,6 +28,7 @@ pub(crate) fn main(to: &str, case: &str) -> Result<()> {
     let case = serde_json::from_str(case).context("the case is no case")?;
     let samples = match case {
         Case::Lookups { count } => lookups(to, count),
+        Case::Calls { call, count } => calls(call, count, to),
         _ => measure(case, || connect(to)),
     };
     let samples = samples.with_context(|| format!("{case} to {to}"))?;
@@ -92,7 +94,7 @@ pub(crate) fn measure<S: Read + Write>(
             Ok(case::round_trip_samples(trips))
         }
         Case::Connects { count, parallel } => connects(count, parallel, connect),
-        Case::Lookups { .. } => Err(io::ErrorKind::Unsupported.into()),
+        Case::Lookups { .. } | Case::Calls { .. } => Err(io::ErrorKind::Unsupported.into()),
     }
 }
 
@@ -121,6 +123,33 @@ fn connects<S: Read + Write>(
     })?;
     Ok(case::connect_samples(count, began.elapsed()))
 }
+
+/// `own` is a server in this process, for a guest that reaches no other.
+fn calls(call: Call, count: u64, to: &str) -> io::Result<Samples> {
+    if to != OWN {
+        return calls::measure(call, count, to);
+    }
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = format!("tcp:{}", listener.local_addr()?);
+    std::thread::Builder::new().name("server".to_owned()).spawn(move || {
+        while let Ok((mut client, _)) = listener.accept() {
+            // The purpose, which both give back byte by byte.
+            let mut byte = [0];
+            let mut is_first = true;
+            while client.read_exact(&mut byte).is_ok() {
+                let is_echo = byte[0] == Purpose::Echo.byte() && is_first;
+                is_first = false;
+                if !is_echo && client.write_all(&byte).is_err() {
+                    break;
+                }
+            }
+        }
+    })?;
+    calls::measure(call, count, &address)
+}
+
+/// Where to connect to when the server is this process's own.
+pub(crate) const OWN: &str = "own";
 
 /// The name that is asked for.
 pub(crate) const NAME: &str = "db.bench.peer";

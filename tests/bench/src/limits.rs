@@ -27,6 +27,12 @@ pub(crate) const EVENTS: u64 = 4_000_000;
 /// Events over the stream in one measurement.
 pub(crate) const EVENTS_STREAM: u64 = 200_000;
 
+/// Calls of one kind in one measurement: enough for a 99th percentile of twenty.
+pub(crate) const CALLS: u64 = 2_000;
+
+/// Further descriptors of a crowded process: ten times what servers have.
+pub(crate) const CROWD: usize = 1_000;
+
 /// Names asked for in one measurement: enough for a 99th percentile of five.
 pub(crate) const LOOKUPS: u64 = 500;
 

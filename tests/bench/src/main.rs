@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+mod calls;
 mod case;
 mod cli;
 mod client;

@@ -2,6 +2,7 @@
 
 use outsock_virtual_guest::Layout;
 
+pub(crate) mod calls;
 pub(crate) mod idle;
 pub(crate) mod names;
 pub(crate) mod peer;

@@ -57,6 +57,7 @@ fn measure(cli: &Cli, part: Part) -> Result<Option<PartReport>> {
         Part::Idle => parts::idle::measure(cli).map(Some),
         Part::Stalled => parts::stalled::measure(cli).map(Some),
         Part::Uml => parts::uml::measure(cli).map(Some),
+        Part::Calls => parts::calls::measure(cli).map(Some),
         Part::Names => parts::names::measure(cli).map(Some),
         Part::Ways => parts::ways::measure(cli).map(Some),
         Part::Rules => parts::rules::measure().map(Some),

@@ -37,6 +37,8 @@ pub(crate) struct RealGuest<'a> {
 impl<'a> RealGuest<'a> {
     /// Its name, where the gateway and the agent serve it.
     pub(crate) const OURS: &'static str = "outsock";
+    /// Its name, where it talks to itself.
+    pub(crate) const ALONE: &'static str = "the guest's own loopback";
     /// Its name, where a peer does.
     pub(crate) const THEIRS: &'static str = "peer";
 
@@ -55,6 +57,19 @@ impl<'a> RealGuest<'a> {
         server: &'a Server,
     ) -> Self {
         Self { to: "dns:".to_owned(), ..Self::of_gateway(guest, gateway, server) }
+    }
+
+    /// A guest whose program talks to itself, without an agent.
+    pub(crate) fn alone(guest: &'a Guest, server: &'a Server) -> Self {
+        Self {
+            name: Self::ALONE,
+            guest,
+            prefix: Vec::new(),
+            to: crate::client::OWN.to_owned(),
+            backend_pid: server.pid(),
+            server,
+            message_max: u32::MAX,
+        }
     }
 
     /// A guest of a peer: the client itself opens vsock connections.

@@ -201,7 +201,7 @@ impl Contestant for VirtualContestant<'_> {
                 let transfer = connection.round_trips(count, 1, Content::Copied)?;
                 Ok(case::round_trip_samples(transfer.round_trips))
             }
-            Case::Connects { .. } | Case::Lookups { .. } => {
+            Case::Connects { .. } | Case::Lookups { .. } | Case::Calls { .. } => {
                 Ok(client::measure(case, || self.connect_io())?)
             }
         }

@@ -47,7 +47,10 @@ pub(crate) fn measure(cli: &Cli, binary: &Path) -> Result<PartReport> {
         let target = match case {
             Case::Stream { message: 256, .. } => Some(RATIO_MIN_SMALL),
             Case::Stream { .. } => Some(RATIO_MIN_LARGE),
-            Case::RoundTrips { .. } | Case::Connects { .. } | Case::Lookups { .. } => None,
+            Case::RoundTrips { .. }
+            | Case::Connects { .. }
+            | Case::Lookups { .. }
+            | Case::Calls { .. } => None,
         };
         for layout in &layouts {
             let (ours, theirs) =

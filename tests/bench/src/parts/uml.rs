@@ -84,7 +84,8 @@ fn target(case: Case) -> Option<f64> {
         Case::Stream { .. }
         | Case::RoundTrips { .. }
         | Case::Connects { .. }
-        | Case::Lookups { .. } => None,
+        | Case::Lookups { .. }
+        | Case::Calls { .. } => None,
     }
 }
 
