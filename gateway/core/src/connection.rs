@@ -138,8 +138,11 @@ impl State {
                 Op::Rst => gone(HostAction::Abort, Owed::Nothing),
                 // Counters only; nothing can be owed yet.
                 Op::CreditUpdate | Op::CreditRequest => stay(self),
+                // A program called shutdown() while connecting (Linux: vsock_shutdown()), which is the
+                // end of the attempt, as it is with TCP.
+                Op::Shutdown(_) => gone(HostAction::Abort, Owed::Rst),
                 // Linux sends none of these before RESPONSE, not even when the socket is closed.
-                Op::Request | Op::Response | Op::Shutdown(_) | Op::Rw => misbehaved(),
+                Op::Request | Op::Response | Op::Rw => misbehaved(),
             },
             Input::Malformed => misbehaved(),
             Input::Announced => stay(Self::Dialing),

@@ -333,8 +333,10 @@ impl Muxer {
             self.parked -= 1;
         }
         if effects.next.is_none() {
-            let misbehaved = effects.host == HostAction::Abort && effects.owed == Owed::Rst;
-            self.counters.misbehaved += u64::from(misbehaved && input != Input::HostReset);
+            let aborted = effects.host == HostAction::Abort && effects.owed == Owed::Rst;
+            // Both may come in every state.
+            let blameless = matches!(input, Input::HostReset | Input::Packet(Op::Shutdown(_)));
+            self.counters.misbehaved += u64::from(aborted && !blameless);
             self.remove(id);
             if effects.owed == Owed::Rst {
                 self.owe_rst(key);
