@@ -10,7 +10,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use outsock_boot::GuestCommand;
-use outsock_e2e::differential::Observations;
+use outsock_e2e::differential::{Difference, Observations};
 use outsock_e2e::document::Document;
 use outsock_site::{Directory, target_directory, tied, workspace};
 
@@ -135,15 +135,21 @@ fn keep(text: &str, name: &str) {
     }
 }
 
-pub(crate) fn differential(world: &mut World) -> Verdict {
-    if let Err(reason) = &world.processes.peer {
-        return Verdict::Skipped(reason.clone());
-    }
+/// Runs the program both ways.
+fn compare(world: &World) -> (Observations, Vec<Difference>) {
     let program = format!("/mnt/share/{PROGRAM}");
     let outsock = observe(world, "outsock", &outsourced(&[&program, "run", "outsock"]));
     let native = observe(world, "native", &["sh", "/mnt/share/native.sh", "/mnt/share"]);
     assert!(native.broken().is_empty(), "natively: {:#?}", native.broken());
     let differences = native.differences(&outsock);
+    (native, differences)
+}
+
+pub(crate) fn differential(world: &mut World) -> Verdict {
+    if let Err(reason) = &world.processes.peer {
+        return Verdict::Skipped(reason.clone());
+    }
+    let (native, differences) = compare(world);
     let text = std::fs::read_to_string(workspace().join(DOCUMENT)).unwrap();
     let document = Document::parse(&text).unwrap_or_else(|error| panic!("{DOCUMENT}: {error}"));
     // `uml-7.2` is 7.2 in the document.
@@ -153,7 +159,16 @@ pub(crate) fn differential(world: &mut World) -> Verdict {
     let mut cases: Vec<&str> = native.cases().map(|(case, _)| case).collect();
     cases.dedup();
     wrong.extend(document.unbacked(&cases));
-    wrong.extend(document.disagreements(kernel, &differences));
+    let mut disagreements = document.disagreements(kernel, &differences);
+    if !disagreements.is_empty() {
+        // What a busy moment made of one value is not there a second time.
+        for line in &disagreements {
+            println!("{DOCUMENT}: looking again: {line}");
+        }
+        let again = document.disagreements(kernel, &compare(world).1);
+        disagreements.retain(|line| again.contains(line));
+    }
+    wrong.extend(disagreements);
     for line in &wrong {
         println!("{DOCUMENT}: {line}");
     }
