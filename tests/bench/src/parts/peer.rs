@@ -44,14 +44,7 @@ pub(crate) fn measure(cli: &Cli, binary: &Path) -> Result<PartReport> {
     let results = compete(&mut contestants, &cases, cli.rounds());
     let mut rows = Vec::new();
     for &case in &cases {
-        let target = match case {
-            Case::Stream { message: 256, .. } => Some(RATIO_MIN_SMALL),
-            Case::Stream { .. } => Some(RATIO_MIN_LARGE),
-            Case::RoundTrips { .. }
-            | Case::Connects { .. }
-            | Case::Lookups { .. }
-            | Case::Calls { .. } => None,
-        };
+        let target = target(case);
         for layout in &layouts {
             let (ours, theirs) =
                 (format!("outsock, {}", layout.name), format!("peer, {}", layout.name));
@@ -91,6 +84,17 @@ pub(crate) fn measure(cli: &Cli, binary: &Path) -> Result<PartReport> {
     )];
     let title = format!("Virtual guest: outsock against {name}, the same Unix socket behind both");
     Ok(PartReport { title, notes, rows, samples: results.into_series() })
+}
+
+fn target(case: Case) -> Option<f64> {
+    match case {
+        Case::Stream { message: 256, .. } => Some(RATIO_MIN_SMALL),
+        Case::Stream { .. } => Some(RATIO_MIN_LARGE),
+        Case::RoundTrips { .. }
+        | Case::Connects { .. }
+        | Case::Lookups { .. }
+        | Case::Calls { .. } => None,
+    }
 }
 
 /// How many times faster than the peer no gateway at all is.
