@@ -127,11 +127,8 @@ impl Sockets {
         let _alone = guest.inbound.opening.lock().await;
         let mut leftovers =
             guest.inbound.state().remove_listener(unlisten.session, unlisten.listener);
-        for (_, endpoint) in leftovers.endpoints.drain(..) {
-            let (at, publish) = (&endpoint.local, &endpoint.publish);
-            tracing::info!(guest = %caller.guest, publish, %at, "not published any more");
-            endpoint.close().await;
-        }
+        let endpoints = leftovers.endpoints.drain(..).map(|(_, endpoint)| endpoint);
+        close_all(&caller.guest, endpoints.collect()).await;
         leftovers.end(&guest.inbound.device);
         Ok(())
     }
@@ -192,6 +189,15 @@ impl Sockets {
             let _alone = guest.inbound.opening.lock().await;
             guest.republish(policy, settings).await;
         }
+    }
+}
+
+/// Nobody listens there any more when it returns.
+async fn close_all(guest: &str, endpoints: Vec<Endpoint>) {
+    for endpoint in endpoints {
+        let (at, publish) = (&endpoint.local, &endpoint.publish);
+        tracing::info!(guest, publish, %at, "not published any more");
+        endpoint.close().await;
     }
 }
 
@@ -294,12 +300,8 @@ impl GuestSockets {
             }
             state.leave_unwanted(&all)
         };
-        for endpoint in &unwanted {
-            let (at, publish) = (&endpoint.local, &endpoint.publish);
-            tracing::info!(guest = settings.name, publish, %at, "not published any more");
-        }
         // Closed before anything is opened: a new rule may want the same place.
-        drop(unwanted);
+        close_all(&settings.name, unwanted).await;
         for (session, listener, wishes) in all {
             let mut error = None;
             for wish in &wishes {
