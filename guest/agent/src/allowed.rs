@@ -4,35 +4,8 @@
 //! have more privileges than the program, so the tables hold only options that need none and carry no
 //! pointers. Any other is ENOPROTOOPT.
 
-/// Options of level IPPROTO_TCP that may be read.
-const TCP_GET: &[i32] = &[
-    libc::TCP_NODELAY,
-    libc::TCP_MAXSEG,
-    libc::TCP_CORK,
-    libc::TCP_KEEPIDLE,
-    libc::TCP_KEEPINTVL,
-    libc::TCP_KEEPCNT,
-    libc::TCP_SYNCNT,
-    libc::TCP_LINGER2,
-    libc::TCP_DEFER_ACCEPT,
-    libc::TCP_WINDOW_CLAMP,
-    libc::TCP_INFO,
-    libc::TCP_QUICKACK,
-    libc::TCP_CONGESTION,
-    libc::TCP_THIN_LINEAR_TIMEOUTS,
-    libc::TCP_THIN_DUPACK,
-    libc::TCP_USER_TIMEOUT,
-    libc::TCP_FASTOPEN,
-    libc::TCP_TIMESTAMP,
-    libc::TCP_NOTSENT_LOWAT,
-    libc::TCP_SAVE_SYN,
-    libc::TCP_FASTOPEN_CONNECT,
-    libc::TCP_ULP,
-    libc::TCP_INQ,
-];
-
-/// Options of level IPPROTO_TCP that may be set.
-const TCP_SET: &[i32] = &[
+/// Options of level IPPROTO_TCP that may be read and set.
+const TCP: &[i32] = &[
     libc::TCP_NODELAY,
     libc::TCP_MAXSEG,
     libc::TCP_CORK,
@@ -53,30 +26,12 @@ const TCP_SET: &[i32] = &[
     libc::TCP_INQ,
 ];
 
-/// Options of level IPPROTO_IP.
-const IP_GET: &[i32] = &[
-    libc::IP_TOS,
-    libc::IP_TTL,
-    libc::IP_OPTIONS,
-    libc::IP_RECVOPTS,
-    libc::IP_RETOPTS,
-    libc::IP_PKTINFO,
-    libc::IP_MTU_DISCOVER,
-    libc::IP_RECVERR,
-    libc::IP_RECVTTL,
-    libc::IP_RECVTOS,
-    libc::IP_MTU,
-    libc::IP_FREEBIND,
-    libc::IP_TRANSPARENT,
-    libc::IP_MINTTL,
-    libc::IP_BIND_ADDRESS_NO_PORT,
-    libc::IP_MULTICAST_TTL,
-    libc::IP_MULTICAST_LOOP,
-    libc::IP_MULTICAST_ALL,
-    libc::IP_UNICAST_IF,
-];
+/// Those that may only be read.
+const TCP_READ_ONLY: &[i32] =
+    &[libc::TCP_INFO, libc::TCP_FASTOPEN, libc::TCP_TIMESTAMP, libc::TCP_SAVE_SYN, libc::TCP_ULP];
 
-const IP_SET: &[i32] = &[
+/// Options of level IPPROTO_IP that may be read and set.
+const IP: &[i32] = &[
     libc::IP_TOS,
     libc::IP_TTL,
     libc::IP_RECVOPTS,
@@ -94,27 +49,12 @@ const IP_SET: &[i32] = &[
     libc::IP_MULTICAST_ALL,
 ];
 
-/// Options of level IPPROTO_IPV6.
-const IPV6_GET: &[i32] = &[
-    libc::IPV6_UNICAST_HOPS,
-    libc::IPV6_MULTICAST_HOPS,
-    libc::IPV6_MULTICAST_LOOP,
-    libc::IPV6_MTU_DISCOVER,
-    libc::IPV6_MTU,
-    libc::IPV6_RECVERR,
-    libc::IPV6_V6ONLY,
-    libc::IPV6_RECVPKTINFO,
-    libc::IPV6_RECVHOPLIMIT,
-    libc::IPV6_RECVTCLASS,
-    libc::IPV6_TCLASS,
-    libc::IPV6_DONTFRAG,
-    libc::IPV6_AUTOFLOWLABEL,
-    libc::IPV6_ADDR_PREFERENCES,
-    libc::IPV6_MINHOPCOUNT,
-    libc::IPV6_FREEBIND,
-];
+/// Those that may only be read.
+const IP_READ_ONLY: &[i32] =
+    &[libc::IP_OPTIONS, libc::IP_MTU, libc::IP_TRANSPARENT, libc::IP_UNICAST_IF];
 
-const IPV6_SET: &[i32] = &[
+/// Options of level IPPROTO_IPV6 that may be read and set.
+const IPV6: &[i32] = &[
     libc::IPV6_UNICAST_HOPS,
     libc::IPV6_MULTICAST_HOPS,
     libc::IPV6_MULTICAST_LOOP,
@@ -132,30 +72,27 @@ const IPV6_SET: &[i32] = &[
     libc::IPV6_FREEBIND,
 ];
 
-/// Options of level SOL_SOCKET that a vsock socket answers differently from TCP, or not at all.
-const SOCKET_GET: &[i32] = &[
-    libc::SO_DOMAIN,
-    libc::SO_PROTOCOL,
-    libc::SO_RCVBUF,
-    libc::SO_SNDBUF,
-    libc::SO_REUSEPORT,
-    libc::SO_COOKIE,
-    SO_TXREHASH,
-];
+/// Those that may only be read.
+const IPV6_READ_ONLY: &[i32] = &[libc::IPV6_MTU];
 
-const SOCKET_SET: &[i32] = &[libc::SO_RCVBUF, libc::SO_SNDBUF, libc::SO_REUSEPORT, SO_TXREHASH];
+/// Options of level SOL_SOCKET that a vsock socket answers differently from TCP, or not at all that may be read and set.
+const SOCKET: &[i32] = &[libc::SO_RCVBUF, libc::SO_SNDBUF, libc::SO_REUSEPORT, SO_TXREHASH];
+
+/// Those that may only be read.
+const SOCKET_READ_ONLY: &[i32] = &[libc::SO_DOMAIN, libc::SO_PROTOCOL, libc::SO_COOKIE];
 
 /// `include/uapi/asm-generic/socket.h`.
 const SO_TXREHASH: i32 = 74;
 
 /// Whether getsockopt() may ask the shadow for an option.
 pub(crate) fn may_read(level: i32, name: i32) -> bool {
-    is_in_table([SOCKET_GET, TCP_GET, IP_GET, IPV6_GET], level, name)
+    let read_only = [SOCKET_READ_ONLY, TCP_READ_ONLY, IP_READ_ONLY, IPV6_READ_ONLY];
+    may_set(level, name) || is_in_table(read_only, level, name)
 }
 
 /// Whether setsockopt() may set an option of the shadow.
 pub(crate) fn may_set(level: i32, name: i32) -> bool {
-    is_in_table([SOCKET_SET, TCP_SET, IP_SET, IPV6_SET], level, name)
+    is_in_table([SOCKET, TCP, IP, IPV6], level, name)
 }
 
 fn is_in_table(tables: [&[i32]; 4], level: i32, name: i32) -> bool {
