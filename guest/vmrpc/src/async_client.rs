@@ -11,9 +11,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::Fault;
-use crate::calls::{Calls, Outcome, client_name};
+use crate::calls::{Calls, Outcome, client_name, encoded};
 use crate::error::RpcError;
-use crate::frame::{self, Body, Bound, CallId, Decoder, Frame, Handle};
+use crate::frame::{self, Body, Bound, CallId, Decoder, Handle};
 use crate::limits;
 use crate::name::{Version, VersionRange};
 use crate::pages::PageSource;
@@ -157,12 +157,6 @@ impl AsyncClient {
     }
 }
 
-fn encoded(call: CallId, body: Body) -> Result<Vec<u8>, RpcError> {
-    let mut bytes = Vec::new();
-    let frame = Frame { call, body };
-    frame.encode(&mut bytes).map(|()| bytes).map_err(|_| RpcError::ArgumentsTooLarge)
-}
-
 async fn run<S>(
     stream: S,
     shared: Weak<Shared>,
@@ -199,15 +193,8 @@ async fn run<S>(
             };
             decoder.push(&chunk[..n]);
             let Some(shared) = shared.upgrade() else { return RpcError::Disconnected };
-            loop {
-                let taken = decoder.next().and_then(|frame| {
-                    frame.map(|frame| shared.calls.take(frame, &shared.queues)).transpose()
-                });
-                match taken {
-                    Ok(Some(())) => {}
-                    Ok(None) => break,
-                    Err(error) => return RpcError::Protocol(error.0),
-                }
+            if let Err(error) = shared.calls.take_all(&mut decoder, &shared.queues) {
+                return RpcError::Protocol(error.0);
             }
         }
     };

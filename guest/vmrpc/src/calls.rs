@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 
 use crate::error::{Fault, RpcError};
-use crate::frame::{Body, CallId, Frame, FrameError};
+use crate::frame::{Body, CallId, Decoder, Frame, FrameError};
 use crate::limits;
 use crate::queue::lock;
 use crate::queue::table::Table;
@@ -62,6 +62,14 @@ impl Calls {
         }
     }
 
+    /// Does what all frames say that are whole by now.
+    pub(crate) fn take_all(&self, decoder: &mut Decoder, queues: &Table) -> Result<(), FrameError> {
+        while let Some(frame) = decoder.next()? {
+            self.take(frame, queues)?;
+        }
+        Ok(())
+    }
+
     /// Does what a frame from the host says.
     pub(crate) fn take(&self, frame: Frame, queues: &Table) -> Result<(), FrameError> {
         match frame.body {
@@ -86,6 +94,13 @@ impl Calls {
         }
         Ok(())
     }
+}
+
+/// A frame as bytes.
+pub(crate) fn encoded(call: CallId, body: Body) -> Result<Vec<u8>, RpcError> {
+    let mut bytes = Vec::new();
+    let frame = Frame { call, body };
+    frame.encode(&mut bytes).map(|()| bytes).map_err(|_| RpcError::ArgumentsTooLarge)
 }
 
 /// How this program calls itself: its name and process id.

@@ -12,9 +12,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, Weak, mpsc};
 
-use crate::calls::{Calls, Outcome, client_name};
+use crate::calls::{Calls, Outcome, client_name, encoded};
 use crate::error::RpcError;
-use crate::frame::{self, Body, Bound, CallId, Decoder, Frame, Handle};
+use crate::frame::{self, Body, Bound, CallId, Decoder, Handle};
 use crate::name::{Version, VersionRange};
 use crate::pages::PageSource;
 use crate::queue::shared::{Shared as SharedQueue, Side};
@@ -149,24 +149,15 @@ fn read_all(stream: &mut UnixStream, shared: &Weak<Shared>) -> RpcError {
         };
         let Some(shared) = shared.upgrade() else { return RpcError::Disconnected };
         decoder.push(&chunk[..n]);
-        loop {
-            let taken = decoder.next().and_then(|frame| {
-                frame.map(|frame| shared.calls.take(frame, &shared.queues)).transpose()
-            });
-            match taken {
-                Ok(Some(())) => {}
-                Ok(None) => break,
-                Err(error) => return RpcError::Protocol(error.0),
-            }
+        if let Err(error) = shared.calls.take_all(&mut decoder, &shared.queues) {
+            return RpcError::Protocol(error.0);
         }
     }
 }
 
 impl Shared {
     fn write(&self, call: CallId, body: Body) -> Result<(), RpcError> {
-        let mut bytes = Vec::new();
-        let frame = Frame { call, body };
-        frame.encode(&mut bytes).map_err(|_| RpcError::ArgumentsTooLarge)?;
+        let bytes = encoded(call, body)?;
         let _whole_frame = lock(&self.write);
         (&self.stream).write_all(&bytes).map_err(|_| RpcError::Disconnected)
     }

@@ -107,6 +107,22 @@ impl ToProcess {
     }
 }
 
+/// Writes what is queued, several frames at a time, until nobody queues any more.
+pub(super) async fn write_queued(
+    queued: &mut mpsc::UnboundedReceiver<Vec<u8>>,
+    writer: &mut (impl AsyncWrite + Unpin),
+) -> std::io::Result<()> {
+    while let Some(mut bytes) = queued.recv().await {
+        while bytes.len() < limits::PAYLOAD_BYTES_MAX
+            && let Ok(more) = queued.try_recv()
+        {
+            bytes.extend(more);
+        }
+        writer.write_all(&bytes).await?;
+    }
+    Ok(())
+}
+
 impl Outbox for ToProcess {
     fn send(&self, body: Body) -> bool {
         self.frame(CallId(0), body)
@@ -288,17 +304,7 @@ impl ProcessSlot {
         )]
         let (channel, mut queued) = mpsc::unbounded_channel::<Vec<u8>>();
         let outbox = Arc::new(ToProcess(channel));
-        let write_all = async {
-            while let Some(mut bytes) = queued.recv().await {
-                while bytes.len() < limits::PAYLOAD_BYTES_MAX
-                    && let Ok(more) = queued.try_recv()
-                {
-                    bytes.extend(more);
-                }
-                writer.write_all(&bytes).await?;
-            }
-            Ok::<(), LinkError>(())
-        };
+        let write_all = async { Ok(write_queued(&mut queued, &mut writer).await?) };
         let mut plugged = Plugged { slot: self, link: None };
         let read_all = async {
             let mut decoder = Decoder::new();

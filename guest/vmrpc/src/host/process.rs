@@ -8,11 +8,11 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::link::ToProcess;
+use super::link::{ToProcess, write_queued};
 use super::{Caller, HostModule, QueueMaker};
 use crate::error::{Fault, RpcError};
 use crate::frame::{Body, CallId, Decoder, Frame, FrameError, Handle};
@@ -57,17 +57,7 @@ where
         calls: JoinSet::new(),
         running: HashMap::new(),
     };
-    let write_all = async {
-        while let Some(mut bytes) = queued.recv().await {
-            while bytes.len() < limits::PAYLOAD_BYTES_MAX
-                && let Ok(more) = queued.try_recv()
-            {
-                bytes.extend(more);
-            }
-            writer.write_all(&bytes).await?;
-        }
-        Ok::<(), ModuleError>(())
-    };
+    let write_all = async { Ok(write_queued(&mut queued, &mut writer).await?) };
     let read_all = async {
         let mut decoder = Decoder::new();
         let mut chunk = vec![0u8; 64 * 1024];

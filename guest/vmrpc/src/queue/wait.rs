@@ -78,11 +78,8 @@ pub(super) fn spin<T>(form: Form, mut look: impl FnMut() -> Option<T>) -> Option
     }
     let begun = Instant::now();
     loop {
-        for _ in 0..LOOKS {
-            if let Some(found) = look() {
-                return Some(found);
-            }
-            std::hint::spin_loop();
+        if let Some(found) = look_often(&mut look) {
+            return Some(found);
         }
         if begun.elapsed() > SPIN {
             return None;
@@ -90,6 +87,17 @@ pub(super) fn spin<T>(form: Form, mut look: impl FnMut() -> Option<T>) -> Option
         // Where both sides share one processor, the other one needs it.
         std::thread::yield_now();
     }
+}
+
+fn look_often<T>(look: &mut impl FnMut() -> Option<T>) -> Option<T> {
+    for _ in 0..LOOKS {
+        let found = look();
+        if found.is_some() {
+            return found;
+        }
+        std::hint::spin_loop();
+    }
+    None
 }
 
 /// As [`spin`], giving other tasks their turn.
@@ -103,11 +111,8 @@ pub(super) async fn spin_async<T>(form: Form, mut look: impl FnMut() -> Option<T
     }
     let begun = Instant::now();
     loop {
-        for _ in 0..LOOKS {
-            if let Some(found) = look() {
-                return Some(found);
-            }
-            std::hint::spin_loop();
+        if let Some(found) = look_often(&mut look) {
+            return Some(found);
         }
         if begun.elapsed() > SPIN {
             return None;
