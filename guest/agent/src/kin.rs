@@ -73,7 +73,9 @@ mod tests {
         let shares = |number| share(&[], me, thread, number, inode);
         assert!(!shares(socket.as_raw_fd()));
         let input = std::os::fd::OwnedFd::from(socket.try_clone().unwrap());
+        let starting = crate::sys::process::CHILDREN.write();
         let mut child = Command::new("sleep").arg("60").stdin(input).spawn().unwrap();
+        drop(starting);
         assert!(shares(0), "at the number that the child has");
         assert!(!shares(socket.as_raw_fd()), "which is closed on exec");
         assert_eq!(ancestors(child.id()), Vec::<u32>::new(), "this process is the supervisor");

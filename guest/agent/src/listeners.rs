@@ -186,6 +186,7 @@ mod tests {
 
     #[test]
     fn a_closed_listener_is_noticed_a_shared_one_not() {
+        let _no_child_starts = crate::sys::process::CHILDREN.read();
         let mut listeners = Listeners::default();
         let now = Instant::now();
         assert_eq!(listeners.due(), None);

@@ -14,6 +14,11 @@ pub(crate) enum Fork {
     Parent(i32),
 }
 
+/// Written by a test that starts a child, read by tests that look whether a file is closed: from fork() to exec() the child has a copy of
+/// every descriptor.
+#[cfg(test)]
+pub(crate) static CHILDREN: std::sync::RwLock<()> = std::sync::RwLock::new(());
+
 /// Forks. Refuses when this process has more than one thread, because then the child could only
 /// make async-signal-safe calls.
 pub(crate) fn fork() -> io::Result<Fork> {
