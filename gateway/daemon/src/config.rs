@@ -38,7 +38,7 @@ pub(crate) use publish::Publish;
 pub(crate) use raw::OwnTls;
 pub(crate) use routes::RouteDetail;
 pub(crate) use text::{HostPort, Target};
-pub(crate) use tls::{Encrypt, TlsConfig};
+pub(crate) use tls::{Encrypt, TlsConfig, TlsServerConfig};
 #[cfg(test)]
 pub(crate) use transports::TransportKind;
 pub(crate) use transports::{TransportConfig, TransportSettings};

@@ -9,8 +9,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use outsock_core::route::WayId;
+use outsock_transport_tls::Acceptor;
 
-use crate::config::{Config, ConfigError, Guest};
+use crate::config::{Config, ConfigError, Guest, TlsServerConfig};
 use crate::encrypt::Encryption;
 use crate::group::LiveGroup;
 use crate::peers::Peers;
@@ -27,6 +28,8 @@ pub(crate) struct Policy {
     groups: Vec<Arc<LiveGroup>>,
     /// By rule.
     encryptions: Vec<Option<Arc<Encryption>>>,
+    /// By publish.
+    acceptors: Vec<Option<Acceptor>>,
     guests: HashMap<String, usize>,
 }
 
@@ -48,6 +51,10 @@ impl Policy {
         let tls = config.route_details.iter().map(|detail| detail.tls.as_ref());
         let encryptions =
             tls.map(|tls| tls.map(Encryption::new).transpose()).collect::<Result<_, _>>()?;
+        let tls = config.publishes.iter().map(|publish| publish.tls.as_ref());
+        let acceptors = tls
+            .map(|tls| tls.map(TlsServerConfig::acceptor).transpose())
+            .collect::<Result<_, _>>()?;
         let before_transports = before.map(|before| &before.transports);
         let transports = Transports::build(&config.transports, before_transports, &peers)?;
         let upstream = before
@@ -66,7 +73,16 @@ impl Policy {
             .collect();
         let names = config.guests.iter().map(|guest| guest.name.clone());
         let guests = names.zip(0..).collect();
-        Ok(Arc::new(Self { config, upstream, peers, transports, groups, encryptions, guests }))
+        Ok(Arc::new(Self {
+            config,
+            upstream,
+            peers,
+            transports,
+            groups,
+            encryptions,
+            acceptors,
+            guests,
+        }))
     }
 
     /// A guest's settings.
@@ -91,6 +107,11 @@ impl Policy {
     /// How a rule encrypts.
     pub(crate) fn encryption(&self, rule: usize) -> Option<&Arc<Encryption>> {
         self.encryptions.get(rule)?.as_ref()
+    }
+
+    /// How a publish ends TLS.
+    pub(crate) fn acceptor(&self, publish: usize) -> Option<&Acceptor> {
+        self.acceptors.get(publish)?.as_ref()
     }
 
     /// The groups.

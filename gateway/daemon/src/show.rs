@@ -31,11 +31,15 @@ pub(crate) fn summary(config: &Config) -> String {
     if !config.groups.is_empty() {
         parts.insert(2, count(config.groups.len(), "group"));
     }
+    let encrypted = config.route_details.iter().filter(|detail| detail.tls.is_some()).count();
+    if encrypted > 0 {
+        parts.push(format!("{encrypted} of them encrypted by tls"));
+    }
     if !config.publishes.is_empty() {
         let noun = if config.publishes.len() == 1 { "publish" } else { "publishes" };
         parts.push(format!("{} {noun}", config.publishes.len()));
     }
-    let encrypted = config.route_details.iter().filter(|detail| detail.tls.is_some()).count();
+    let encrypted = config.publishes.iter().filter(|publish| publish.tls.is_some()).count();
     if encrypted > 0 {
         parts.push(format!("{encrypted} of them encrypted by tls"));
     }

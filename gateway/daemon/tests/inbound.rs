@@ -6,98 +6,14 @@ mod common;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
+use common::agent::{Agent, PATIENCE, connect};
 use common::{eventually, setup};
 use outsock_harness::Gateway;
-use outsock_virtual_guest::{Connection, Options, VirtualGuest};
-use outsock_vmrpc::socket::inbound::{
-    self, ListenReply, ListenRequest, ListenerId, Notice, Notices, Refuse, Report, Session,
-    Unlisten,
-};
-use outsock_vmrpc::socket::{self, Asserted};
-use outsock_vmrpc::{Binding, Errno, RpcError};
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// What the agent in a guest does about listeners.
-struct Agent {
-    guest: VirtualGuest,
-    binding: Binding,
-    session: Session,
-}
-
-impl Agent {
-    fn new(guest: &VirtualGuest, session: u64) -> Self {
-        let client = guest.rpc().unwrap();
-        let binding = client.bind_module(socket::NAME, socket::ALL_VERSIONS).unwrap();
-        let session = Session(session);
-        binding.start_rpc(inbound::ATTEND, &session.encode(), drop);
-        Self { guest: guest.clone(), binding, session }
-    }
-
-    fn listen_with(&self, id: u32, address: &str, backlog: u32) -> Result<Vec<SocketAddr>, Errno> {
-        let program = Some("/usr/sbin/server".to_owned());
-        let request = ListenRequest {
-            session: self.session,
-            listener: ListenerId(id),
-            address: address.parse().unwrap(),
-            dual: false,
-            shared: false,
-            backlog,
-            asserted: Asserted { program, ..Asserted::default() },
-        };
-        match self.binding.perform_rpc(inbound::LISTEN, &request.encode()) {
-            Ok(reply) => {
-                let places = ListenReply::decode(&reply).unwrap().places;
-                Ok(places.iter().map(|place| place.parse().unwrap()).collect())
-            }
-            Err(RpcError::Function(errno)) => Err(errno),
-            Err(error) => panic!("{error}"),
-        }
-    }
-
-    /// Listens where one rule publishes.
-    fn listen(&self, id: u32, address: &str) -> SocketAddr {
-        let places = self.listen_with(id, address, 16).unwrap();
-        assert_eq!(places.len(), 1, "{places:?}");
-        places[0]
-    }
-
-    fn unlisten(&self, id: u32) {
-        let unlisten = Unlisten { session: self.session, listener: ListenerId(id) };
-        self.binding.perform_rpc(inbound::UNLISTEN, &unlisten.encode()).unwrap();
-    }
-
-    fn ask(&self, ended: Vec<(ListenerId, u32)>) -> Receiver<Vec<Notice>> {
-        let (sender, receiver) = sync_channel(1);
-        let report = Report { session: self.session, ended };
-        self.binding.start_rpc(inbound::INBOUND, &report.encode(), move |outcome| {
-            if let Ok(bytes) = outcome {
-                let _ = sender.send(Notices::decode(&bytes).unwrap().0);
-            }
-        });
-        receiver
-    }
-
-    fn report(&self, id: u32, ended: u32) {
-        let ended = vec![(ListenerId(id), ended)];
-        let report = Report { session: self.session, ended };
-        self.binding.perform_rpc(inbound::REPORT, &report.encode()).unwrap();
-    }
-
-    /// The next connection: its notice and its bytes.
-    fn accept(&self) -> (Notice, Connection) {
-        let notices = self.ask(Vec::new()).recv_timeout(PATIENCE).unwrap();
-        assert_eq!(notices.len(), 1, "{notices:?}");
-        (notices[0], self.fetch(&notices[0]))
-    }
-
-    fn fetch(&self, notice: &Notice) -> Connection {
-        self.guest.open(notice.token.raw()).unwrap()
-    }
-}
+use outsock_virtual_guest::{Connection, Options};
+use outsock_vmrpc::socket::inbound::{self, ListenerId, Refuse, Report, Session};
+use outsock_vmrpc::{Errno, RpcError};
 
 fn gateway(publishes: &str) -> (Gateway, Agent) {
     let gateway = setup().guest("web", 3).guest("db", 4).toml(publishes).start().unwrap();
@@ -109,12 +25,6 @@ fn gateway(publishes: &str) -> (Gateway, Agent) {
 /// Guest port 80 on any free port of loopback; those from 5000 on their own port.
 const PUBLISHES: &str = "[[publish]]\nname = \"web\"\nports = [80]\nlisten = \"127.0.0.1:0\"\n\
                          [[publish]]\nname = \"same\"\nports = [\"5000-65535\"]\nlisten = \"127.0.0.1\"\n";
-
-fn connect(to: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(to).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream
-}
 
 fn is_reset(mut stream: &TcpStream) -> bool {
     let end = stream.read(&mut [0]);

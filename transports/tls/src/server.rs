@@ -2,12 +2,13 @@
 //!
 //! in: a stream that was accepted; out: the stream decrypted. Owner: shared by all connections of a
 //! listener. Kept: where client certificates are asked for, nobody without one comes through. Bound:
-//! [`limits::HANDSHAKE_TIME`](crate::limits::HANDSHAKE_TIME).
+//! [`limits::HANDSHAKE_TIME`](crate::limits::HANDSHAKE_TIME). A certificate that was renewed is shown to
+//! whoever comes then; the listener stays, and so do connections that stand.
 
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use outsock_transport::{AsyncStream, Errno, Stream};
 use rustls::ServerConfig;
@@ -18,10 +19,10 @@ use crate::settings::{ServerSettings, Setting, SetupError, alpn};
 use crate::stream::{Carrier, TlsStream, text};
 use crate::{files, limits};
 
-/// See the module.
+/// See the module. Clones are one: what is renewed by one of them is new for all.
 #[derive(Clone, Debug)]
 pub struct Acceptor {
-    config: Arc<ServerConfig>,
+    config: Arc<RwLock<Arc<ServerConfig>>>,
 }
 
 /// Why a client did not come in.
@@ -55,7 +56,17 @@ impl Acceptor {
         let mut config =
             builder.with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)));
         config.alpn_protocols = alpn(&settings.alpn)?;
-        Ok(Self { config: Arc::new(config) })
+        Ok(Self { config: Arc::new(RwLock::new(Arc::new(config))) })
+    }
+
+    fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// From now on clients meet what `other` shows and asks for.
+    pub fn renew(&self, other: &Self) {
+        let config = other.config();
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
     }
 
     /// Does the handshake. `half_close` says whether what carries the stream closes halves on their own.
@@ -74,7 +85,7 @@ impl Acceptor {
         };
         let stream = stream.into_async().map_err(wrong)?;
         let carrier = Carrier::new(stream, half_close);
-        let acceptor = TlsAcceptor::from(Arc::clone(&self.config));
+        let acceptor = TlsAcceptor::from(self.config());
         let handshake = acceptor.accept_with(carrier, |session| {
             session.set_buffer_limit(Some(limits::UNSENT_BYTES));
         });

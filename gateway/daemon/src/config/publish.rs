@@ -14,6 +14,8 @@ use toml::Spanned;
 use super::error::{ConfigError, Place};
 use super::guests::Guest;
 use super::raw;
+use super::text::unix_path;
+use super::tls::{self, TlsServerConfig};
 use super::transports::{TransportConfig, TransportSettings};
 use super::ways::list;
 use crate::limits;
@@ -32,6 +34,8 @@ pub(crate) struct Publish {
     pub(crate) at: PublishAt,
     /// Also those that listen on the guest's loopback only.
     pub(crate) loopback: bool,
+    /// Whoever connects must speak TLS, which ends here: the program hears plain text.
+    pub(crate) tls: Option<TlsServerConfig>,
 }
 
 impl Publish {
@@ -110,12 +114,8 @@ impl std::str::FromStr for PublishAt {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            return if path.is_empty() {
-                Err("unix: needs a path behind it".to_owned())
-            } else {
-                Ok(Self::Unix(PathBuf::from(path)))
-            };
+        if let Some(path) = unix_path(text)? {
+            return Ok(Self::Unix(path));
         }
         if let Some(name) = text.strip_prefix("service:") {
             return match canonical_name(name).filter(|plain| plain == name) {
@@ -211,6 +211,7 @@ fn one(
         via,
         at,
         loopback: publish.loopback,
+        tls: tls::check_publish(publish, protocol, place)?,
     })
 }
 

@@ -345,6 +345,17 @@ pub(super) struct Publish {
     pub(super) via: Spanned<String>,
     #[serde(default)]
     pub(super) loopback: bool,
+    pub(super) encrypt: Option<Spanned<Text<super::Encrypt>>>,
+    pub(super) tls: Option<Spanned<TlsServer>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TlsServer {
+    pub(super) certificate: Spanned<PathBuf>,
+    pub(super) key: Spanned<PathBuf>,
+    pub(super) client_ca: Option<Spanned<Vec<PathBuf>>>,
+    pub(super) alpn: Option<Spanned<Vec<String>>>,
 }
 
 fn direct() -> Spanned<String> {

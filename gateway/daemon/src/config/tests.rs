@@ -218,6 +218,32 @@ fn mistakes_about_tls() {
 }
 
 #[test]
+fn mistakes_about_tls_of_a_publish() {
+    let publish = "[[publish]]\nports = [80]\nlisten = \"::1\"\n";
+    let files = "[publish.tls]\ncertificate = \"/c\"\nkey = \"/k\"\n";
+    for (text, expected) in [
+        ("encrypt = \"tls\"\n".to_owned(), "gw.toml:4: encrypt: a server has a certificate"),
+        (files.to_owned(), "gw.toml:4: [publish.tls]: settings without encrypt"),
+        (
+            "encrypt = \"tls\"\n[publish.tls]\nkey = \"/k\"\n".to_owned(),
+            "gw.toml:5: [publish.tls]: missing field `certificate`",
+        ),
+        (
+            format!("encrypt = \"tls\"\n{files}client_ca = []\n"),
+            "gw.toml:8: client_ca: lets nobody in",
+        ),
+        (
+            format!("protocol = \"udp\"\nencrypt = \"tls\"\n{files}"),
+            "gw.toml:5: encrypt: TLS is for tcp",
+        ),
+        (format!("encrypt = \"tls\"\n{files}pin = []\n"), "gw.toml:8: pin: unknown field"),
+    ] {
+        let error = parse(&format!("{publish}{text}")).unwrap_err();
+        assert!(error.starts_with(expected), "{text}\n  -> {error}");
+    }
+}
+
+#[test]
 fn mistakes_about_transports() {
     let proxy = "[[transport]]\nname = \"p\"\nkind = \"socks5\"\n";
     for (text, expected) in [

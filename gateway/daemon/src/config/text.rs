@@ -42,16 +42,21 @@ impl Text<Errno> {
     }
 }
 
+/// The path of `unix:PATH`; `None` = the text says something else.
+pub(super) fn unix_path(text: &str) -> Result<Option<PathBuf>, String> {
+    match text.strip_prefix("unix:") {
+        None => Ok(None),
+        Some("") => Err("unix: needs a path behind it".to_owned()),
+        Some(path) => Ok(Some(PathBuf::from(path))),
+    }
+}
+
 impl std::str::FromStr for Target {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            return if path.is_empty() {
-                Err("unix: needs a path behind it".to_owned())
-            } else {
-                Ok(Self::Unix(PathBuf::from(path)))
-            };
+        if let Some(path) = unix_path(text)? {
+            return Ok(Self::Unix(path));
         }
         text.parse().map(Self::Address).map_err(|_| {
             format!("{text:?} is not a target: write ADDRESS:PORT, [ADDRESS]:PORT or unix:PATH")
@@ -74,14 +79,13 @@ impl std::str::FromStr for Server {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text.strip_prefix("unix:") {
-            Some("") => Err("unix: needs a path behind it".to_owned()),
-            Some(path) => Ok(Self(Destination::Unix(path.into()))),
-            None => Ok(Self(match text.parse()? {
-                HostPort::Address(address) => Destination::Address(address),
-                HostPort::Name(name, port) => Destination::Name { name, port },
-            })),
+        if let Some(path) = unix_path(text)? {
+            return Ok(Self(Destination::Unix(path)));
         }
+        Ok(Self(match text.parse()? {
+            HostPort::Address(address) => Destination::Address(address),
+            HostPort::Name(name, port) => Destination::Name { name, port },
+        }))
     }
 }
 

@@ -1,9 +1,12 @@
-//! TLS: what a rule says about encryption.
+//! TLS: what a rule says about encryption, of connections that go out and of those that come in.
 //!
-//! in: `encrypt` and the `[route.tls]` table; out: settings, and the place of each in the file, since
-//! the files that they name are read only when the configuration is put to work.
+//! in: `encrypt` and the `[route.tls]` or `[publish.tls]` table; out: settings, and the place of each in
+//! the file, since the files that they name are read only when the configuration is put to work.
 
-use outsock_transport_tls::{ClientSettings, Connector, Identity, Roots, Setting, SetupError};
+use outsock_core::route::Protocol;
+use outsock_transport_tls::{
+    Acceptor, ClientSettings, Connector, Identity, Roots, ServerSettings, Setting, SetupError,
+};
 use toml::Spanned;
 
 use super::error::{ConfigError, Mark, Place};
@@ -44,9 +47,29 @@ impl TlsConfig {
     }
 
     fn at(&self, error: &SetupError) -> ConfigError {
-        let mark = self.marks.iter().find(|(setting, _)| *setting == error.setting);
-        mark.map_or(&self.here, |(_, mark)| mark).error(&error.message)
+        place_of(error, &self.marks, &self.here)
     }
+}
+
+/// TLS as a publish ends it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TlsServerConfig {
+    settings: ServerSettings,
+    marks: Vec<(Setting, Mark)>,
+    /// The rule itself.
+    here: Mark,
+}
+
+impl TlsServerConfig {
+    /// Reads the files.
+    pub(crate) fn acceptor(&self) -> Result<Acceptor, ConfigError> {
+        Acceptor::new(&self.settings).map_err(|error| place_of(&error, &self.marks, &self.here))
+    }
+}
+
+fn place_of(error: &SetupError, marks: &[(Setting, Mark)], here: &Mark) -> ConfigError {
+    let mark = marks.iter().find(|(setting, _)| *setting == error.setting);
+    mark.map_or(here, |(_, mark)| mark).error(&error.message)
 }
 
 /// What [`super::routes`] keeps of a rule.
@@ -136,4 +159,53 @@ fn identity(
         (Some(alone), None) => Err(place.at(alone.span(), "a certificate needs its key, too")),
         (None, Some(alone)) => Err(place.at(alone.span(), "a key needs its certificate, too")),
     }
+}
+
+/// What [`super::publish`] keeps of a rule.
+pub(super) fn check_publish(
+    publish: &raw::Publish,
+    protocol: Protocol,
+    place: Place<'_>,
+) -> Result<Option<TlsServerConfig>, ConfigError> {
+    let (encrypt, tls) = match (&publish.encrypt, &publish.tls) {
+        (None, None) => return Ok(None),
+        (Some(encrypt), Some(tls)) => (encrypt, tls.get_ref()),
+        (None, Some(tls)) => {
+            let message = "settings without encrypt = \"tls\": nothing would be encrypted";
+            return Err(place.at(tls.span(), message));
+        }
+        (Some(encrypt), None) => {
+            let message = "a server has a certificate: certificate and key in [publish.tls]";
+            return Err(place.at(encrypt.span(), message));
+        }
+    };
+    let Encrypt::Tls = encrypt.get_ref().0;
+    if protocol != Protocol::Tcp {
+        return Err(place.at(encrypt.span(), "TLS is for tcp; datagrams are not encrypted here"));
+    }
+    let mut marks = vec![
+        (Setting::Certificate, place.mark(tls.certificate.span())),
+        (Setting::Key, place.mark(tls.key.span())),
+    ];
+    let mut settings = ServerSettings {
+        identity: Identity {
+            certificate: tls.certificate.get_ref().clone(),
+            key: tls.key.get_ref().clone(),
+        },
+        client_roots: Vec::new(),
+        alpn: Vec::new(),
+    };
+    if let Some(roots) = &tls.client_ca {
+        marks.push((Setting::ClientRoots, place.mark(roots.span())));
+        if roots.get_ref().is_empty() {
+            let message = "lets nobody in: name files, or leave the key out for clients without";
+            return Err(place.at(roots.span(), message));
+        }
+        settings.client_roots.clone_from(roots.get_ref());
+    }
+    if let Some(alpn) = &tls.alpn {
+        marks.push((Setting::Alpn, place.mark(alpn.span())));
+        settings.alpn.clone_from(alpn.get_ref());
+    }
+    Ok(Some(TlsServerConfig { settings, marks, here: place.mark(encrypt.span()) }))
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use outsock_core::address::VsockPort;
 use outsock_transport::{ListenError, Transport};
+use outsock_transport_tls::Acceptor;
 use outsock_vmrpc::Errno;
 use outsock_vmrpc::host::Caller;
 use outsock_vmrpc::limits::NOTICES_MAX;
@@ -21,6 +22,7 @@ use tokio::sync::Notify;
 use super::endpoint::{Endpoint, EndpointId, Key, accept_all};
 use super::{Attended, Inbound, Leftovers, Registered, State};
 use crate::config::Guest;
+use crate::connections::Encrypted;
 use crate::limits;
 use crate::policy::Policy;
 use crate::socket_module::{GuestSockets, Sockets};
@@ -31,6 +33,7 @@ struct Wish {
     publish: String,
     key: Key,
     transport: Arc<dyn Transport>,
+    acceptor: Option<Acceptor>,
 }
 
 /// A session, for as long as this lives.
@@ -203,13 +206,14 @@ async fn close_all(guest: &str, endpoints: Vec<Endpoint>) {
 
 fn wishes(policy: &Policy, guest: &Guest, request: &ListenRequest) -> Vec<Wish> {
     let mut wishes: Vec<Wish> = Vec::new();
-    for publish in &policy.config.publishes {
+    for (number, publish) in policy.config.publishes.iter().enumerate() {
         let Some(at) = publish.place(guest, request.address) else { continue };
         let Some(named) = policy.transport(publish.via) else { continue };
-        let key = Key { transport: named.name, at };
-        if wishes.iter().all(|wish| wish.key != key) {
+        let acceptor = policy.acceptor(number).cloned();
+        let key = Key { transport: named.name, at, tls: acceptor.is_some() };
+        if wishes.iter().all(|wish| !wish.key.competes(&key)) {
             let publish = publish.name.clone();
-            wishes.push(Wish { publish, key, transport: named.transport });
+            wishes.push(Wish { publish, key, transport: named.transport, acceptor });
         }
     }
     wishes
@@ -239,7 +243,13 @@ impl GuestSockets {
             state.made += 1;
             EndpointId(state.made)
         };
-        let listener = wish.transport.listen(&wish.key.at).await?;
+        let mut listener = wish.transport.listen(&wish.key.at).await?;
+        let can = wish.transport.capabilities();
+        let mut encryption = if can.encrypted { Encrypted::Transport } else { Encrypted::No };
+        if let Some(acceptor) = &wish.acceptor {
+            listener = Box::new(acceptor.listener(listener, can.half_close));
+            encryption = Encrypted::Tls(Arc::default());
+        }
         let local = listener.local();
         let room = Arc::new(Notify::new());
         let accepting = accept_all(Arc::downgrade(self), id, Arc::clone(&room), listener);
@@ -247,6 +257,8 @@ impl GuestSockets {
             key: wish.key.clone(),
             publish: wish.publish.clone(),
             local,
+            encryption,
+            acceptor: wish.acceptor.clone(),
             members: Vec::new(),
             turn: 0,
             accepted: 0,
@@ -365,6 +377,9 @@ impl State {
         for wish in wishes {
             if let Some(endpoint) = self.endpoint_of(&wish.key) {
                 endpoint.publish.clone_from(&wish.publish);
+                if let (Some(old), Some(new)) = (&endpoint.acceptor, &wish.acceptor) {
+                    old.renew(new);
+                }
                 if !endpoint.members.contains(&(session, listener)) {
                     endpoint.members.push((session, listener));
                 }

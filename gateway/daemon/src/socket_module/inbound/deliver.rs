@@ -49,7 +49,7 @@ impl GuestSockets {
         };
         let (stats, socket) = (end.stats(), end.host_socket());
         let mut state = self.inbound.state();
-        let Some(((session, listener), publish, transport)) = state.choose(id, peer) else {
+        let Some(((session, listener), of)) = state.choose(id, peer) else {
             drop(state);
             return end.reset();
         };
@@ -76,9 +76,9 @@ impl GuestSockets {
             direction: Direction::In,
             destination: address.to_string(),
             asserted,
-            rule: publish,
-            transport: transport.to_string(),
-            encryption: Encrypted::No,
+            rule: of.publish,
+            transport: of.transport.to_string(),
+            encryption: of.encryption,
             peer: peer.map_or_else(|| "unnamed".to_owned(), |peer| peer.to_string()),
             begun: Instant::now(),
             dial_us: 0,
@@ -125,7 +125,7 @@ impl State {
         &mut self,
         id: EndpointId,
         peer: Option<SocketAddr>,
-    ) -> Option<((Session, ListenerId), String, Arc<str>)> {
+    ) -> Option<((Session, ListenerId), Of)> {
         let endpoint = self.endpoints.get(&id)?;
         let count = endpoint.members.len();
         let in_turn = (0..count).map(|n| endpoint.members[(endpoint.turn + n) % count]);
@@ -137,13 +137,24 @@ impl State {
         // The first of equals, so that their turns come round.
         let best = in_turn.rev().max_by_key(|member| fitness(member))?;
         fitness(&best)?;
-        let chosen = (best, endpoint.publish.clone(), Arc::clone(&endpoint.key.transport));
+        let of = Of {
+            publish: endpoint.publish.clone(),
+            transport: Arc::clone(&endpoint.key.transport),
+            encryption: endpoint.encryption.clone(),
+        };
         let endpoint = self.endpoints.get_mut(&id)?;
         let at = endpoint.members.iter().position(|member| *member == best).unwrap_or(0);
         endpoint.turn = (at + 1) % count;
         endpoint.accepted += 1;
-        Some(chosen)
+        Some((best, of))
     }
+}
+
+/// What is said of an endpoint's connections.
+struct Of {
+    publish: String,
+    transport: Arc<str>,
+    encryption: Encrypted,
 }
 
 /// How well a listener's family suits a client: it can show its address, better as what it is.

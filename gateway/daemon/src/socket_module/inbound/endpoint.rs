@@ -9,10 +9,12 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use outsock_transport::{AcceptError, Destination, Listener};
+use outsock_transport_tls::Acceptor;
 use outsock_vmrpc::socket::inbound::{ListenerId, Session};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use crate::connections::Encrypted;
 use crate::limits;
 use crate::socket_module::GuestSockets;
 
@@ -25,6 +27,15 @@ pub(super) struct EndpointId(pub(super) u64);
 pub(super) struct Key {
     pub(super) transport: Arc<str>,
     pub(super) at: Destination,
+    /// Whether TLS ends there.
+    pub(super) tls: bool,
+}
+
+impl Key {
+    /// Whether both want the same place.
+    pub(super) fn competes(&self, other: &Self) -> bool {
+        self.transport == other.transport && self.at == other.at
+    }
 }
 
 /// See the module.
@@ -35,6 +46,10 @@ pub(super) struct Endpoint {
     pub(super) publish: String,
     /// Where it listens, with the true port.
     pub(super) local: Destination,
+    /// Who decrypts what comes.
+    pub(super) encryption: Encrypted,
+    /// What ends TLS there.
+    pub(super) acceptor: Option<Acceptor>,
     pub(super) members: Vec<(Session, ListenerId)>,
     /// Whose turn it is.
     pub(super) turn: usize,
