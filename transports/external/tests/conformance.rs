@@ -105,6 +105,26 @@ fn a_python_script() {
     nothing_left_out(&report, 2);
 }
 
+#[test]
+fn tls_over_a_python_script() {
+    let Some(settings) = python() else {
+        return not_run("tls over python", "no python3: apt-get install python3");
+    };
+    let report = conformance::run("tls over python", || async {
+        let folder = TempDir::new().unwrap();
+        let client = External::new(at(&folder, "client", &settings));
+        let server = External::new(at(&folder, "server", &settings));
+        let (connector, acceptor) = tls(folder.path());
+        Through {
+            dialer: Arc::new(Tls::over(Arc::new(client), Some(connector), None)),
+            listener: Arc::new(Tls::over(Arc::new(server), None, Some(acceptor))),
+            exceptions: of_a_process,
+            _folder: folder,
+        }
+    });
+    nothing_left_out(&report, 2);
+}
+
 /// Both ends with keys of their own; the client knows the server's.
 async fn obfs4(program: PathBuf) -> (TempDir, External, External) {
     let folder = TempDir::new().unwrap();

@@ -75,6 +75,26 @@ async fn one_that_never_says_done_is_given_up_and_a_dial_waits_no_longer_than_it
     assert_eq!(external.dial(request).await.unwrap_err(), DialError::TimedOut);
 }
 
+/// Each run writes down when it began.
+#[tokio::test]
+async fn one_that_keeps_dying_is_started_again_after_longer_and_longer_pauses() {
+    let folder = TempDir::new().unwrap();
+    let settings = script(&folder, "date +%s%N >> starts; exit 1");
+    let starts = settings.state.join("starts");
+    let external = External::new(settings);
+    let begun = || -> Vec<u64> {
+        let text = std::fs::read_to_string(&starts).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
+    };
+    external.dial(nowhere()).await.unwrap_err();
+    eventually("a fourth run, that nobody has asked for", || begun().len() >= 4).await;
+    let gaps: Vec<u64> = begun().windows(2).map(|two| (two[1] - two[0]) / 1_000_000).collect();
+    // At least the pauses, whatever the machine does besides; a clock may be set by a little.
+    for (gap_ms, pause_ms) in gaps.into_iter().zip([200, 400, 800]) {
+        assert!(gap_ms >= pause_ms - 20, "{gap_ms} ms instead of {pause_ms} ms");
+    }
+}
+
 /// What it sees of us: a handful of variables, a folder of its own. (Its descriptors are the launcher's
 /// business: the daemon's tests look at them.)
 #[tokio::test]

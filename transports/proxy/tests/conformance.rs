@@ -1,4 +1,4 @@
-//! The suite through a proxy of either kind, by address and by name, with a login.
+//! The suite through a proxy of either kind, by address and by name, with a login; and with TLS over that.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
@@ -11,9 +11,13 @@ use outsock_transport::conformance::{self, Setup, Staging};
 use outsock_transport::{Destination, Listener, Transport};
 use outsock_transport_direct::Direct;
 use outsock_transport_proxy::{Auth, HttpConnect, Socks5};
+use outsock_transport_tls::{
+    Acceptor, ClientSettings, Connector, Identity, Roots, ServerSettings, Tls,
+};
 
 struct Through {
     dialer: Arc<dyn Transport>,
+    listener: Arc<dyn Transport>,
     by_name: bool,
     silent: std::net::TcpListener,
     full: Vec<std::net::TcpStream>,
@@ -26,7 +30,7 @@ impl Setup for Through {
     }
 
     fn listener(&self) -> &dyn Transport {
-        &Direct
+        &*self.listener
     }
 
     fn listen_at(&self) -> Destination {
@@ -72,7 +76,24 @@ fn silent() -> (std::net::TcpListener, Vec<std::net::TcpStream>) {
     (listener, full)
 }
 
-fn run(title: &str, kind: Kind, by_name: bool) {
+/// Both ends of TLS, for the server's name and its address.
+fn tls() -> (Connector, Acceptor) {
+    let names = vec![NAME.to_owned(), "127.0.0.1".to_owned()];
+    let made = rcgen::generate_simple_self_signed(names).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let identity = Identity { certificate: at("pem"), key: at("key") };
+    std::fs::write(&identity.certificate, made.cert.pem()).unwrap();
+    std::fs::write(&identity.key, made.signing_key.serialize_pem()).unwrap();
+    let client = ClientSettings {
+        roots: vec![Roots::File(identity.certificate.clone())],
+        ..ClientSettings::default()
+    };
+    let server = ServerSettings { identity, client_roots: Vec::new(), alpn: Vec::new() };
+    (Connector::new(&client).unwrap(), Acceptor::new(&server).unwrap())
+}
+
+fn run(title: &str, kind: Kind, by_name: bool, by_tls: bool) {
     let report = conformance::run(title, || async {
         let server = proxy(kind, true).await;
         let auth = Auth::password(LOGIN.0, LOGIN.1).unwrap();
@@ -82,7 +103,13 @@ fn run(title: &str, kind: Kind, by_name: bool) {
             Kind::Http => Arc::new(HttpConnect::new(below, server, auth)),
         };
         let (silent, full) = silent();
-        Through { dialer, by_name, silent, full }
+        if by_tls {
+            let (connector, acceptor) = tls();
+            let dialer = Arc::new(Tls::over(dialer, Some(connector), None));
+            let listener = Arc::new(Tls::over(Arc::new(Direct), None, Some(acceptor)));
+            return Through { dialer, listener, by_name, silent, full };
+        }
+        Through { dialer, listener: Arc::new(Direct), by_name, silent, full }
     });
     assert_eq!(report.not_applicable, []);
     assert_eq!(report.not_staged, []);
@@ -90,20 +117,30 @@ fn run(title: &str, kind: Kind, by_name: bool) {
 
 #[test]
 fn socks5_by_address() {
-    run("socks5", Kind::Socks5, false);
+    run("socks5", Kind::Socks5, false, false);
 }
 
 #[test]
 fn socks5_by_name() {
-    run("socks5 by name", Kind::Socks5, true);
+    run("socks5 by name", Kind::Socks5, true, false);
 }
 
 #[test]
 fn http_connect_by_address() {
-    run("http-connect", Kind::Http, false);
+    run("http-connect", Kind::Http, false, false);
 }
 
 #[test]
 fn http_connect_by_name() {
-    run("http-connect by name", Kind::Http, true);
+    run("http-connect by name", Kind::Http, true, false);
+}
+
+#[test]
+fn tls_over_socks5() {
+    run("tls over socks5", Kind::Socks5, false, true);
+}
+
+#[test]
+fn tls_over_http_connect() {
+    run("tls over http-connect", Kind::Http, true, true);
 }

@@ -37,8 +37,9 @@ const E2E: [&str; 26] = [
     "iputils-ping",
     "traceroute",
 ];
-/// The modules' example programs, in C and in Python; an external transport.
-const UNIT: [&str; 4] = ["gcc", "libc6-dev", "obfs4proxy", "python3"];
+/// The modules' example programs, in C and in Python; an external transport; proxies, without services.
+const UNIT: [&str; 6] =
+    ["gcc", "libc6-dev", "microsocks", "obfs4proxy", "python3", "tinyproxy-bin"];
 /// A gateway with host modules in the kernel, and the compiler for one.
 const EBPF: [&str; 4] = ["clang", "libelf-dev", "pkg-config", "zlib1g-dev"];
 /// What every part that boots guests wants.

@@ -24,6 +24,7 @@ mod semantics;
 mod servers;
 mod serving;
 mod ways;
+mod ways_in;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -56,6 +57,7 @@ const WIDE: &[(&str, Test)] = &[
     ("serve-java", serving::java),
     ("serve-nc", serving::nc),
     ("serve-socat", serving::socat),
+    ("published-tls", ways_in::published_tls),
 ];
 
 /// In this order: the last ones take the world apart.
