@@ -29,7 +29,8 @@ impl<'a> Reader<'a> {
         Ok(head)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+    /// The next `N` bytes.
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
         let (head, rest) = self.rest.split_first_chunk().ok_or(Malformed("ends early"))?;
         self.rest = rest;
         Ok(*head)
@@ -48,6 +49,11 @@ impl<'a> Reader<'a> {
     /// Four bytes.
     pub fn u32(&mut self) -> Result<u32, Malformed> {
         Ok(u32::from_le_bytes(self.array()?))
+    }
+
+    /// Eight bytes.
+    pub fn u64(&mut self) -> Result<u64, Malformed> {
+        Ok(u64::from_le_bytes(self.array()?))
     }
 
     /// A text with a two-byte length before it.
@@ -112,6 +118,13 @@ impl Writer {
 
     /// Four bytes.
     pub fn u32(mut self, value: u32) -> Self {
+        self.bytes.extend(value.to_le_bytes());
+        self
+    }
+
+    /// Eight bytes.
+    #[must_use]
+    pub fn u64(mut self, value: u64) -> Self {
         self.bytes.extend(value.to_le_bytes());
         self
     }

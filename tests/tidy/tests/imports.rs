@@ -14,6 +14,7 @@ const RINGS: &[(&str, &[&str])] = &[
     ("outsock-core", &["outsock-vmrpc"]),
     ("outsock-transport", &["outsock-vmrpc"]),
     ("outsock-peer", &["outsock-transport", "outsock-vmrpc"]),
+    ("outsock-overlay-core", &["outsock-core", "outsock-peer", "outsock-vmrpc"]),
     ("outsock-device", &["outsock-core", "outsock-vmrpc"]),
     // It speaks SOCKS5 to its process, over the host's TCP.
     (
@@ -29,7 +30,8 @@ const RINGS: &[(&str, &[&str])] = &[
 const DAEMON: &str = "outsock-gateway";
 /// Every transport: only the interface, what gateways share among each other, and its own library.
 const TRANSPORT_PREFIX: &str = "outsock-transport-";
-const FOR_TRANSPORTS: [&str; 3] = ["outsock-transport", "outsock-peer", "outsock-vmrpc"];
+const FOR_TRANSPORTS: [&str; 4] =
+    ["outsock-transport", "outsock-peer", "outsock-overlay-core", "outsock-vmrpc"];
 /// Tests and tools: the product may not depend on them.
 const TOOL_FOLDERS: [&str; 3] = ["tests/", "xtask/", "lab/"];
 

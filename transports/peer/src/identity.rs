@@ -131,6 +131,15 @@ impl Identity {
         &self.seed
     }
 
+    /// Signs a message (Ed25519, RFC 8032).
+    pub fn sign(&self, message: &[u8]) -> [u8; 64] {
+        let pair = Ed25519KeyPair::from_seed_unchecked(&self.seed);
+        let pair = pair.expect("the seed made this identity's key");
+        let mut signature = [0; 64];
+        signature.copy_from_slice(pair.sign(message).as_ref());
+        signature
+    }
+
     /// A key for another use: the same after a restart, and it says nothing about the secret.
     pub fn derive(&self, purpose: &str) -> [u8; 32] {
         let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &self.seed);

@@ -68,6 +68,12 @@ impl PeerKey {
         Some(Self(raw.try_into().ok()?))
     }
 
+    /// Whether this key has signed a message (Ed25519, RFC 8032).
+    pub fn verify(&self, message: &[u8], signature: &[u8; 64]) -> bool {
+        let key = ring::signature::UnparsedPublicKey::new(&ring::signature::ED25519, &self.0);
+        key.verify(message, signature).is_ok()
+    }
+
     /// The bytes of the libp2p PeerId.
     pub fn peer_id_bytes(&self) -> Vec<u8> {
         [&PEER_ID_PREFIX[..], &self.0].concat()
