@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::Fault;
-use crate::calls::{Calls, Outcome, client_name, encoded};
+use crate::calls::{Calls, Outcome, client_name, encoded, says_that_it_let_go};
 use crate::error::RpcError;
 use crate::frame::{self, Body, Bound, CallId, Decoder, Handle};
 use crate::limits;
@@ -46,11 +46,20 @@ impl std::fmt::Debug for Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
+        self.abandon();
         if let Some(task) = self.tasks.get() {
             task.abort();
         }
         self.calls.fail_all(&RpcError::Disconnected);
         self.queues.end();
+    }
+}
+
+impl Shared {
+    fn abandon(&self) {
+        if let Some(pages) = &self.pages {
+            pages.abandon();
+        }
     }
 }
 
@@ -65,12 +74,14 @@ impl AsyncClient {
         let connect = tokio::task::spawn_blocking(crate::sys::vsock::connect);
         let connected = connect.await.map_err(|error| ConnectError::Stream(error.into()))?;
         let (stream, privileged) = connected.map_err(ConnectError::Stream)?;
+        let pages = privileged.then(|| crate::sys::PinnedPages::new(&stream)).transpose();
+        let pages = pages.map_err(ConnectError::Stream)?;
         // Any connected stream socket: tokio has no type for AF_VSOCK, and this one makes only calls
         // that every family has.
         let stream = std::os::unix::net::UnixStream::from(stream);
         stream.set_nonblocking(true).map_err(ConnectError::Stream)?;
         let stream = tokio::net::UnixStream::from_std(stream).map_err(ConnectError::Stream)?;
-        let pages = privileged.then(|| Box::new(crate::sys::PinnedPages) as Box<dyn PageSource>);
+        let pages = pages.map(|pages| Box::new(pages) as Box<dyn PageSource>);
         Ok(Self::start(stream, pages).await?)
     }
 
@@ -140,19 +151,30 @@ impl AsyncClient {
         outcome.await.unwrap_or(Err(RpcError::Disconnected))
     }
 
-    /// Sends a frame whose reply nobody waits for.
+    /// Sends a frame that ends something; nobody waits for its reply.
     fn tell(&self, body: Body, done: impl FnOnce(Outcome) + Send + 'static) {
-        let Ok(call) = self.shared.calls.enter(Box::new(done)) else { return };
+        let call = match self.shared.calls.enter_end(Box::new(done)) {
+            Ok(call) => call,
+            Err((done, error)) => return done(Err(error)),
+        };
         let bytes = encoded(call, body);
         if !bytes.is_ok_and(|bytes| self.shared.notes.send(bytes).is_ok()) {
             self.shared.calls.finish(call, Err(RpcError::Disconnected));
         }
     }
 
-    /// The pages stay until the host has said that it does not touch them any more, or is gone.
+    /// The pages stay until the host has said that it does not touch them any more.
     fn close(&self, queue: &Queue) {
         if let Some(queue) = self.shared.queues.remove(queue.id, QueueError::Deleted) {
-            self.tell(Body::CloseQueue(queue.id), move |_| drop(queue));
+            let shared = Arc::downgrade(&self.shared);
+            self.tell(Body::CloseQueue(queue.id), move |outcome| {
+                if !says_that_it_let_go(&outcome)
+                    && let Some(shared) = shared.upgrade()
+                {
+                    shared.abandon();
+                }
+                drop(queue);
+            });
         }
     }
 }
@@ -203,6 +225,7 @@ async fn run<S>(
         error = write_all => error,
     };
     if let Some(shared) = shared.upgrade() {
+        shared.abandon();
         shared.calls.fail_all(&error);
         shared.queues.end();
     }

@@ -32,12 +32,22 @@ impl Calls {
     }
 
     pub(crate) fn enter(&self, done: Done) -> Result<CallId, (Done, RpcError)> {
+        self.enter_up_to(limits::CALLS_IN_FLIGHT_MAX, done)
+    }
+
+    /// What ends something can always start: each binding and each queue ends once.
+    pub(crate) fn enter_end(&self, done: Done) -> Result<CallId, (Done, RpcError)> {
+        const ENDS_MAX: usize = limits::QUEUES_PER_STREAM_MAX + limits::BINDINGS_PER_STREAM_MAX;
+        self.enter_up_to(limits::CALLS_IN_FLIGHT_MAX + ENDS_MAX, done)
+    }
+
+    fn enter_up_to(&self, max: usize, done: Done) -> Result<CallId, (Done, RpcError)> {
         let mut waiting = lock(&self.waiting);
         let mut call = CallId(waiting.next);
         let Some(calls) = waiting.calls.as_mut() else {
             return Err((done, RpcError::Disconnected));
         };
-        if calls.len() >= limits::CALLS_IN_FLIGHT_MAX {
+        if calls.len() >= max {
             return Err((done, RpcError::Host(Fault::TooMany)));
         }
         while calls.contains_key(&call) {
@@ -94,6 +104,12 @@ impl Calls {
         }
         Ok(())
     }
+}
+
+/// Whether the answer to an open or a close of a queue says that the host does not touch its pages
+/// (any more). An end of the stream says nothing of the kind.
+pub(crate) fn says_that_it_let_go(outcome: &Outcome) -> bool {
+    matches!(outcome, Ok(_) | Err(RpcError::Host(Fault::NoSuchQueue | Fault::QueueNotShared)))
 }
 
 /// A frame as bytes.

@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, Weak, mpsc};
 
-use crate::calls::{Calls, Outcome, client_name, encoded};
+use crate::calls::{Calls, Outcome, client_name, encoded, says_that_it_let_go};
 use crate::error::RpcError;
 use crate::frame::{self, Body, Bound, CallId, Decoder, Handle};
 use crate::name::{Version, VersionRange};
@@ -46,8 +46,12 @@ impl std::fmt::Debug for Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        // Wakes the reader thread, which holds a descriptor of its own. Fails only if already dead.
-        let _ = self.stream.shutdown(Shutdown::Both);
+        // Wakes the reader thread, which holds a descriptor of its own. Where the host has pages, its
+        // own end of the stream has to be seen: that says that it does not touch them any more.
+        let how = if self.pages.is_some() { Shutdown::Write } else { Shutdown::Both };
+        self.abandon();
+        // Fails only if already dead.
+        let _ = self.stream.shutdown(how);
     }
 }
 
@@ -57,8 +61,9 @@ impl Client {
     #[cfg(feature = "guest")]
     pub fn connect() -> Result<Self, ConnectError> {
         let (stream, privileged) = crate::sys::vsock::connect().map_err(ConnectError::Stream)?;
-        let pages = privileged.then(|| Box::new(crate::sys::PinnedPages) as Box<dyn PageSource>);
-        Ok(Self::start(stream, pages)?)
+        let pages = privileged.then(|| crate::sys::PinnedPages::new(&stream)).transpose();
+        let pages = pages.map_err(ConnectError::Stream)?;
+        Ok(Self::start(stream, pages.map(|pages| Box::new(pages) as Box<dyn PageSource>))?)
     }
 
     /// Takes a connected stream socket, greets the host, and starts the reader thread. Event queues
@@ -89,6 +94,7 @@ impl Client {
             .spawn(move || {
                 let error = read_all(&mut reader, &for_reader);
                 if let Some(shared) = for_reader.upgrade() {
+                    shared.abandon();
                     shared.calls.fail_all(&error);
                     shared.queues.end();
                 }
@@ -115,7 +121,11 @@ impl Client {
     }
 
     fn call(&self, body: Body, done: impl FnOnce(Outcome) + Send + 'static) {
-        let call = match self.shared.calls.enter(Box::new(done)) {
+        let entered = match &body {
+            Body::CloseQueue(_) | Body::Unbind(_) => self.shared.calls.enter_end(Box::new(done)),
+            _ => self.shared.calls.enter(Box::new(done)),
+        };
+        let call = match entered {
             Ok(call) => call,
             Err((done, error)) => return done(Err(error)),
         };
@@ -156,6 +166,12 @@ fn read_all(stream: &mut UnixStream, shared: &Weak<Shared>) -> RpcError {
 }
 
 impl Shared {
+    fn abandon(&self) {
+        if let Some(pages) = &self.pages {
+            pages.abandon();
+        }
+    }
+
     fn write(&self, call: CallId, body: Body) -> Result<(), RpcError> {
         let bytes = encoded(call, body)?;
         let _whole_frame = lock(&self.write);
@@ -241,6 +257,9 @@ impl Binding {
             None => queue.open_stream(),
         }
         if let Err(error) = self.client.wait(Body::OpenQueue { queue: ticket.queue, pages }) {
+            if !says_that_it_let_go(&Err(error.clone())) {
+                shared.abandon();
+            }
             shared.queues.remove(ticket.queue, QueueError::Deleted);
             return Err(error);
         }
@@ -259,10 +278,18 @@ impl Binding {
 }
 
 impl Client {
-    /// The pages stay until the host has said that it does not touch them any more, or is gone.
+    /// The pages stay until the host has said that it does not touch them any more.
     fn close(&self, queue: &Queue) {
         if let Some(queue) = self.shared.queues.remove(queue.id, QueueError::Deleted) {
-            self.call(Body::CloseQueue(queue.id), move |_| drop(queue));
+            let shared = Arc::downgrade(&self.shared);
+            self.call(Body::CloseQueue(queue.id), move |outcome| {
+                if !says_that_it_let_go(&outcome)
+                    && let Some(shared) = shared.upgrade()
+                {
+                    shared.abandon();
+                }
+                drop(queue);
+            });
         }
     }
 }

@@ -11,7 +11,8 @@ pub use crate::queue::shared::SharedMemory;
 pub struct Pinned {
     /// Its pages, in order.
     pub pages: Pages,
-    /// The memory, twice: for the ring of each direction. The last one dropped gives the pages back.
+    /// The memory, twice: for the ring of each direction. The last one dropped gives the pages back:
+    /// see [`PageSource::abandon`].
     pub memories: [SharedMemory; 2],
 }
 
@@ -26,6 +27,11 @@ pub trait PageSource: Send + Sync {
     /// At least `bytes` bytes of zeros; `None` where there is no such memory. Then the queue uses the
     /// stream.
     fn pin(&self, bytes: usize) -> Option<Pinned>;
+
+    /// The stream has ended, or its end is asked for: whether the host still touches memory that is
+    /// dropped from here on is not known. It must not have another use before the host has closed its
+    /// half of the stream.
+    fn abandon(&self) {}
 }
 
 /// The memory of a guest, for event queues.

@@ -6,8 +6,10 @@
 //! |---|---|
 //! | `vsock` | a stream to the gateway, from a port that shows privilege |
 //! | `pin` | memory whose pages stay where they are, and where that is |
+//! | `keeper` | the process that holds it when this one has died |
 //! | `mapped` | such memory as a ring sees it |
 
+mod keeper;
 mod mapped;
 mod pin;
 pub(crate) mod vsock;

@@ -4,6 +4,7 @@
 //! lock of its own, so putting and getting do not wait for each other. Kept: both sides lay the
 //! memory out alike ([`Layout`]). Bound: the layout.
 
+use std::collections::VecDeque;
 use std::sync::Mutex;
 
 use super::ring::{CONTROL_BYTES, Consumer, Place, Placed, Producer, RingError, RingMemory, Taken};
@@ -33,8 +34,16 @@ fn place(from: Side, bytes: u32) -> Place {
 }
 
 pub(crate) struct Shared {
-    producer: Mutex<Producer<SharedMemory>>,
-    consumer: Mutex<Consumer<SharedMemory>>,
+    side: Side,
+    /// `None` once the memory is let go.
+    producer: Mutex<Option<Producer<SharedMemory>>>,
+    consumer: Mutex<Incoming>,
+}
+
+enum Incoming {
+    Ring(Consumer<SharedMemory>),
+    /// The memory is let go; what had arrived.
+    Left(VecDeque<Vec<u8>>),
 }
 
 impl Shared {
@@ -46,13 +55,37 @@ impl Shared {
         };
         let [one, two] = memories;
         Self {
-            producer: Mutex::new(Producer::new(one, place(side, bytes))),
-            consumer: Mutex::new(Consumer::new(two, place(other, bytes))),
+            side,
+            producer: Mutex::new(Some(Producer::new(one, place(side, bytes)))),
+            consumer: Mutex::new(Incoming::Ring(Consumer::new(two, place(other, bytes)))),
+        }
+    }
+
+    /// Nobody puts in any more. On the host, when this returns, no thread touches the guest's memory or
+    /// will: the guest may give it to somebody else. What had arrived is copied out before.
+    pub(super) fn end(&self) {
+        if self.side == Side::Guest {
+            return;
+        }
+        *lock(&self.producer) = None;
+        let mut incoming = lock(&self.consumer);
+        if let Incoming::Ring(consumer) = &mut *incoming {
+            let mut left = VecDeque::new();
+            // What is there now: a guest that goes on putting in does not keep us here.
+            let mut bytes = consumer.depth_bytes();
+            while bytes > 0
+                && let Ok(Some(taken)) = consumer.get()
+            {
+                bytes = bytes.saturating_sub(super::ring::cost(taken.event.len()).unwrap_or(bytes));
+                left.push_back(taken.event);
+            }
+            *incoming = Incoming::Left(left);
         }
     }
 
     pub(super) fn put(&self, event: &[u8]) -> Result<Placed, RingError> {
-        lock(&self.producer).put(event)
+        // The queue has ended, as the next look will say.
+        lock(&self.producer).as_mut().map_or(Ok(Placed::Full), |producer| producer.put(event))
     }
 
     /// Puts in an event from before the ring was there, for which there is room. Whether to wake.
@@ -61,18 +94,30 @@ impl Shared {
     }
 
     pub(super) fn get(&self) -> Result<Option<Taken>, RingError> {
-        lock(&self.consumer).get()
+        match &mut *lock(&self.consumer) {
+            Incoming::Ring(consumer) => consumer.get(),
+            Incoming::Left(left) => Ok(left.pop_front().map(|event| Taken { event, wake: false })),
+        }
     }
 
     pub(super) fn producer_will_sleep(&self, len: usize) -> Result<bool, RingError> {
-        lock(&self.producer).will_sleep(len)
+        lock(&self.producer).as_mut().map_or(Ok(true), |producer| producer.will_sleep(len))
     }
 
     pub(super) fn consumer_will_sleep(&self) -> Result<bool, RingError> {
-        lock(&self.consumer).will_sleep()
+        match &mut *lock(&self.consumer) {
+            Incoming::Ring(consumer) => consumer.will_sleep(),
+            Incoming::Left(_) => Ok(true),
+        }
     }
 
     pub(super) fn depth_bytes(&self) -> (u32, u32) {
-        (lock(&self.consumer).depth_bytes(), lock(&self.producer).depth_bytes())
+        let incoming = match &mut *lock(&self.consumer) {
+            Incoming::Ring(consumer) => consumer.depth_bytes(),
+            Incoming::Left(left) => {
+                left.iter().filter_map(|event| super::ring::cost(event.len())).sum()
+            }
+        };
+        (incoming, lock(&self.producer).as_mut().map_or(0, Producer::depth_bytes))
     }
 }

@@ -4,7 +4,7 @@
 //! stream's reader. Kept: who waits looks again after it has been added to the waiters, so that
 //! nothing passes it by. Bound: the queue's bytes.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
@@ -96,6 +96,7 @@ impl Queue {
             let _ = self.shared.set(shared);
             wake
         });
+        self.let_go_at_the_end();
         if first {
             self.wake_other_side();
         }
@@ -115,8 +116,18 @@ impl Queue {
     pub(crate) fn end(&self, why: QueueError) {
         // The first reason stays.
         let _ = self.ended.set(why);
+        self.let_go_at_the_end();
         self.getters.wake();
         self.putters.wake();
+    }
+
+    /// Called by whoever opens the queue and by whoever ends it, each after having said so: one of the
+    /// two sees the other.
+    fn let_go_at_the_end(&self) {
+        fence(Ordering::SeqCst);
+        if let (Some(shared), Some(_)) = (self.shared.get(), self.ended.get()) {
+            shared.end();
+        }
     }
 
     pub(crate) fn ended(&self) -> Option<QueueError> {

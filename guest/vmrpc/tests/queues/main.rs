@@ -281,3 +281,37 @@ fn listings_say_who_bound_what() {
     binding.unbind_module().unwrap();
     assert!(world.registry.list()[0].bindings.is_empty());
 }
+
+/// The answer to a close means it: the guest may give the pages to somebody else.
+#[test]
+fn after_a_close_the_host_touches_nothing_and_has_what_had_arrived() {
+    let world = world(true);
+    let binding = world.bind();
+    let [guest, host] = world.queue(&binding, 4096, Form::Shared);
+    let putting = host.clone();
+    let busy = std::thread::spawn(move || {
+        while putting.put_event(b"once more").is_ok() {
+            let _ = putting.status();
+        }
+    });
+    for i in 0..3u32 {
+        guest.put_event_wait(&i.to_le_bytes(), PATIENCE).unwrap();
+    }
+    let memory = world.guest.any();
+    guest.del_ev_queue();
+    // Behind the close on the same stream, so answered after it.
+    binding.perform_rpc(MAKE, &4096u32.to_le_bytes()).unwrap();
+    let contents = |memory: &memory::Memory| {
+        let mut bytes = vec![0; 3 * 4096];
+        memory.read(0, &mut bytes);
+        bytes
+    };
+    let before = contents(&memory);
+    for i in 0..3u32 {
+        assert_eq!(host.get_event().unwrap().unwrap(), i.to_le_bytes());
+    }
+    assert_eq!(host.get_event(), Err(QueueError::Disconnected));
+    assert_eq!(host.put_event_wait(b"late", PATIENCE), Err(QueueError::Disconnected));
+    busy.join().unwrap();
+    assert!(contents(&memory) == before, "somebody wrote to the pages");
+}

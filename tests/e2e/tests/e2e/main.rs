@@ -122,6 +122,7 @@ const TESTS: &[(&str, Test)] = &[
     ("vmrpc-c", modules::c),
     ("vmrpc-python", modules::python),
     ("vmrpc-unprivileged", modules::unprivileged),
+    ("vmrpc-killed", modules::killed),
     ("three-ways", ways::three_ways),
     ("two-guests", lifecycle::two_guests_at_once),
     ("guest-killed", lifecycle::guest_killed),

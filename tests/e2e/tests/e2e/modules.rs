@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use outsock_boot::{GuestCommand, Output};
+use outsock_boot::{GuestCommand, GuestProcess, Output};
 use outsock_site::{Directory, cargo, target_directory, tied, workspace};
 
 use crate::Verdict;
@@ -121,6 +121,48 @@ pub(crate) fn python(world: &mut World) -> Verdict {
         return Verdict::Skipped(format!("ctypes in the guest: {}", ctypes.stderr_text()));
     }
     took_the_tour(&run(world.guest(), &GuestCommand::new(&["python3", &tour])))
+}
+
+/// A program is killed while the gateway is stopped, with ticks on their way to its pages: they belong to
+/// nobody else before the gateway has let go of them.
+pub(crate) fn killed(world: &mut World) -> Verdict {
+    let _modules = modules(world);
+    built(&["-p", "outsock-vmrpc-c"], "");
+    let share = |from: &Path, name| world.directory.share_program(from, name).unwrap();
+    share(&target_directory().join("release/liboutsock_rpc.so"), "liboutsock_rpc.so");
+    share(&workspace().join("guest/python/outsock_rpc.py"), "outsock_rpc.py");
+    let ctypes = run(world.guest(), &GuestCommand::new(&["python3", "-c", "import ctypes, mmap"]));
+    if !ctypes.status.success() {
+        return Verdict::Skipped(format!("ctypes in the guest: {}", ctypes.stderr_text()));
+    }
+    let command = GuestCommand::new(&["python3", "/mnt/share/pages.py"]);
+    let mut pages = world.guest().spawn(&command).unwrap();
+    let says = |pages: &GuestProcess, text| {
+        let said = pages.wait_for_text(text, START_TIMEOUT).unwrap();
+        let (out, err) = pages.output_so_far();
+        let text = [out, err].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        assert!(said, "{text:?}");
+    };
+    says(&pages, "ready");
+    let gateway = world.gateway().process_id();
+    signal(gateway, "STOP");
+    pages.write_stdin(b"kill\n").unwrap();
+    let held = pages.wait_for_text("held", START_TIMEOUT);
+    // Whatever came of it: other tests need the gateway.
+    signal(gateway, "CONT");
+    held.unwrap();
+    says(&pages, "held");
+    pages.write_stdin(b"check\n").unwrap();
+    says(&pages, "intact");
+    let listed = listing(world, &[]);
+    assert!(!listed.contains("event queue"), "{listed}");
+    Verdict::Passed
+}
+
+fn signal(process: u32, name: &str) {
+    let mut kill = Command::new("kill");
+    let sent = kill.args(["-s", name, &process.to_string()]).status().unwrap();
+    assert!(sent.success(), "SIG{name}: {sent}");
 }
 
 /// A program that is not root in the guest has its queues over the stream, and can tell.

@@ -25,9 +25,10 @@ pub(crate) const SECOND: (&str, u32) = ("second", 4);
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(180);
 const LOG_LINES: usize = 30;
 
-const GUEST_FILES: [(&str, &str); 7] = [
+const GUEST_FILES: [(&str, &str); 8] = [
     ("datagrams.py", include_str!("../../guest/datagrams.py")),
     ("transfer.py", include_str!("../../guest/transfer.py")),
+    ("pages.py", include_str!("../../guest/pages.py")),
     ("errnos.py", include_str!("../../guest/errnos.py")),
     ("many.py", include_str!("../../guest/many.py")),
     ("local.py", include_str!("../../guest/local.py")),
