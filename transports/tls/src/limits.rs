@@ -16,6 +16,9 @@ pub const HANDSHAKES_MAX: usize = 256;
 /// Characters of an error's text: what a peer's certificate says may be in it.
 pub const ERROR_CHARS_MAX: usize = 300;
 
+/// Encrypted bytes of one connection that are read at a time: some records, one buffer of the pump.
+pub const READ_AHEAD_BYTES: usize = 64 << 10;
+
 /// Encrypted bytes of one connection that wait for the transport below to take them.
 pub const UNSENT_BYTES: usize = 256 << 10;
 

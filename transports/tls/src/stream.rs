@@ -10,10 +10,12 @@
 //! Where the transport below has only one close for both halves, its FIN waits in the [`Carrier`] until
 //! both directions have said `close_notify`; so TLS gives half-close to transports that have none.
 
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
+use bytes::BytesMut;
 use outsock_transport::{AsyncStream, Errno};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::runtime::Handle;
@@ -25,11 +27,14 @@ pub(crate) struct Carrier {
     /// `None` once it was reset.
     stream: Option<Pin<Box<dyn AsyncStream>>>,
     hold_fin: bool,
+    /// Read from below, and not taken yet: rustls asks for 4 KiB at a time, a quarter of a record. Nothing
+    /// is kept for a stream that is idle.
+    ahead: BytesMut,
 }
 
 impl Carrier {
     pub(crate) fn new(stream: Pin<Box<dyn AsyncStream>>, half_close: bool) -> Self {
-        Self { stream: Some(stream), hold_fin: !half_close }
+        Self { stream: Some(stream), hold_fin: !half_close, ahead: BytesMut::new() }
     }
 
     fn below(&mut self) -> io::Result<Pin<&mut dyn AsyncStream>> {
@@ -58,7 +63,22 @@ impl AsyncRead for Carrier {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.get_mut().below()?.poll_read(cx, buf)
+        let this = self.get_mut();
+        if this.ahead.is_empty() {
+            let mut ahead = std::mem::take(&mut this.ahead);
+            ahead.reserve(limits::READ_AHEAD_BYTES);
+            let mut below = this.below()?;
+            // Whatever it read stands in the buffer: the future itself keeps nothing.
+            let reading = std::pin::pin!(below.read_buf(&mut ahead));
+            // What is not put back here is given back: an end, an error, nothing yet.
+            if ready!(reading.poll(cx))? == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            this.ahead = ahead;
+        }
+        let count = this.ahead.len().min(buf.remaining());
+        buf.put_slice(&this.ahead.split_to(count));
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -196,10 +216,30 @@ impl AsyncRead for TlsStream {
         if !this.ended {
             this.push(cx);
             let before = buf.filled().len();
-            match ready!(this.session()?.poll_read(cx, buf)) {
-                Ok(()) if buf.filled().len() > before => return Poll::Ready(Ok(())),
-                Ok(()) => this.ended = true,
-                Err(error) => return Poll::Ready(Err(this.broke(&error))),
+            // One record at a time, as many as are here: who reads is woken once for all of them.
+            loop {
+                let had = buf.filled().len();
+                let read = this.session()?.poll_read(cx, buf);
+                let more = buf.filled().len() > had;
+                match read {
+                    Poll::Ready(Ok(())) if more && buf.remaining() > 0 => {}
+                    Poll::Ready(Ok(())) if more => return Poll::Ready(Ok(())),
+                    // What comes behind these bytes, an end or a failure, is said to the next read.
+                    Poll::Pending | Poll::Ready(_) if had > before => {
+                        match read {
+                            Poll::Ready(Ok(())) => this.ended = true,
+                            Poll::Ready(Err(error)) => drop(this.broke(&error)),
+                            Poll::Pending => {}
+                        }
+                        return Poll::Ready(Ok(()));
+                    }
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(())) => {
+                        this.ended = true;
+                        break;
+                    }
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(this.broke(&error))),
+                }
             }
         }
         // Everything has come; how the rest goes is no news of this half.
