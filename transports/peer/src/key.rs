@@ -53,7 +53,7 @@ pub enum BadKey {
 
 impl PeerKey {
     /// Takes the raw bytes of a public key.
-    pub fn new(bytes: [u8; 32]) -> Self {
+    pub const fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
