@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`topology`] | the file |
 //! | [`config`] | from a topology to the gateways' configurations |
+//! | [`internet`] | a network that sites reach by routers with NAT, of several kinds |
 //! | [`namespace`] | a network namespace and links between two of them |
 //! | [`delay`] | a link's delay, made in user space |
 //! | [`run`] | a running lab |
@@ -18,6 +19,7 @@
 pub mod config;
 pub mod control;
 pub mod delay;
+pub mod internet;
 pub mod limits;
 pub mod namespace;
 pub mod run;

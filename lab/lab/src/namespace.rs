@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use outsock_site::tied;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::limits;
 
@@ -87,6 +88,22 @@ impl Namespace {
         Ok(())
     }
 
+    /// Does something in it, such as opening a socket, which stays in it.
+    ///
+    /// # Errors
+    /// The system's; what was to be done panicked.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
+        let file = std::fs::File::open(self.path())?;
+        // A thread of its own: the namespace is the thread's, and ends with it.
+        let work = || {
+            let kind = Some(LinkNameSpaceType::Network);
+            move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), kind)?;
+            anyhow::Ok(work())
+        };
+        let done = std::thread::scope(|scope| scope.spawn(work).join());
+        done.map_err(|_| anyhow::anyhow!("a thread in the namespace panicked"))?
+    }
+
     fn id(&self) -> String {
         self.holder.id().to_string()
     }
@@ -100,7 +117,35 @@ impl Drop for Namespace {
     }
 }
 
-/// Joins two namespaces by a pair of interfaces, with the two addresses of a /30.
+/// One end of a pair of interfaces.
+#[derive(Clone, Copy, Debug)]
+pub struct End<'a> {
+    /// Where it is.
+    pub namespace: &'a Namespace,
+    /// What the interface is called there.
+    pub interface: &'a str,
+    /// Its address.
+    pub address: Ipv4Addr,
+}
+
+/// Joins two namespaces by a pair of interfaces, with two addresses of one /30.
+///
+/// # Errors
+/// What `ip` said.
+pub fn pair(ends: [End<'_>; 2]) -> anyhow::Result<()> {
+    let [one, other] = ends;
+    run(Command::new("ip")
+        .args(["link", "add", one.interface, "netns", &one.namespace.id(), "type", "veth"])
+        .args(["peer", "name", other.interface, "netns", &other.namespace.id()]))?;
+    for End { namespace, interface, address } in ends {
+        let address = format!("{address}/30");
+        run(&mut namespace.command("ip", &["address", "add", &address, "dev", interface]))?;
+        run(&mut namespace.command("ip", &["link", "set", interface, "up"]))?;
+    }
+    Ok(())
+}
+
+/// The same for a link, with a rate.
 ///
 /// # Errors
 /// What `ip` or `tc` said.
@@ -110,14 +155,9 @@ pub fn join(
     rate_mbit: Option<u32>,
 ) -> anyhow::Result<()> {
     let name = format!("link{number}");
-    let [(one, _), (other, _)] = ends;
-    run(Command::new("ip")
-        .args(["link", "add", &name, "netns", &one.id(), "type", "veth"])
-        .args(["peer", "name", &name, "netns", &other.id()]))?;
-    for (namespace, address) in ends {
-        let address = format!("{address}/30");
-        run(&mut namespace.command("ip", &["address", "add", &address, "dev", &name]))?;
-        run(&mut namespace.command("ip", &["link", "set", &name, "up"]))?;
+    let interface = name.as_str();
+    pair(ends.map(|(namespace, address)| End { namespace, interface, address }))?;
+    for (namespace, _) in ends {
         if let Some(rate) = rate_mbit {
             let rate = format!("{rate}mbit");
             let tbf = ["qdisc", "add", "dev", &name, "root", "tbf", "rate", &rate];
@@ -137,7 +177,7 @@ pub fn set_up(number: u8, end: &Namespace, up: bool) -> anyhow::Result<()> {
     run(&mut end.command("ip", &["link", "set", &format!("link{number}"), state]))
 }
 
-fn run(command: &mut Command) -> anyhow::Result<()> {
+pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("{command:?}"))?;
     if !output.status.success() {
         bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());

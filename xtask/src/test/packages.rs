@@ -9,7 +9,7 @@ use crate::cli::Part;
 use crate::report::Report;
 
 /// Programs that run unmodified in guests, and their servers on the host.
-const E2E: [&str; 26] = [
+const E2E: [&str; 27] = [
     "aria2",
     "bind9-dnsutils",
     "curl",
@@ -25,6 +25,7 @@ const E2E: [&str; 26] = [
     "gcc",
     "libc6-dev",
     "netcat-openbsd",
+    "nftables",
     "nginx",
     "nodejs",
     "openjdk-17-jdk-headless",
@@ -37,9 +38,18 @@ const E2E: [&str; 26] = [
     "iputils-ping",
     "traceroute",
 ];
-/// The modules' example programs, in C and in Python; an external transport; proxies, without services.
-const UNIT: [&str; 6] =
-    ["gcc", "libc6-dev", "microsocks", "obfs4proxy", "python3", "tinyproxy-bin"];
+/// The modules' example programs, in C and in Python; an external transport; proxies, without services;
+/// NAT.
+const UNIT: [&str; 8] = [
+    "gcc",
+    "iproute2",
+    "libc6-dev",
+    "microsocks",
+    "nftables",
+    "obfs4proxy",
+    "python3",
+    "tinyproxy-bin",
+];
 /// A gateway with host modules in the kernel, and the compiler for one.
 const EBPF: [&str; 4] = ["clang", "libelf-dev", "pkg-config", "zlib1g-dev"];
 /// What every part that boots guests wants.
