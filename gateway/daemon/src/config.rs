@@ -34,7 +34,7 @@ pub(crate) use guests::{Guest, GuestLimits, Resolve};
 pub(crate) use modules::{ModuleConfig, ModuleKind};
 use peers::Around;
 pub(crate) use peers::{IdentityConfig, PeerConfig};
-pub(crate) use publish::Publish;
+pub(crate) use publish::{DatagramPlace, Publish};
 pub(crate) use raw::OwnTls;
 pub(crate) use routes::RouteDetail;
 pub(crate) use text::{HostPort, Target};

@@ -12,32 +12,53 @@
 //! | `channel` | one channel: messages in, messages out |
 //! | `flows` | the flows of a channel, by their ends |
 //! | `flow` | the course of one flow, from its first datagram to its end |
+//! | `far` | a flow by a chosen way, for guests and for peers |
 //! | `published` | ports of the host at which datagrams come in |
 //! | `outbox` | what waits to be written to a guest |
 
 mod channel;
+pub(crate) mod far;
 mod flow;
 mod flows;
 mod outbox;
 mod published;
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use outsock_vmrpc::datagram::{self, Open};
 use outsock_vmrpc::host::{CallError, Caller, HostModule};
 use outsock_vmrpc::{Errno, ModuleName, Version, VersionRange};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::config::DatagramPlace;
 use crate::limits;
 use crate::socket_module::{Announced, Sockets};
 use channel::Channel;
+
+/// A port of the guest, and the place that stands for it.
+pub(crate) type Place = (u16, DatagramPlace);
+
+/// A place where datagrams come in.
+#[derive(Debug)]
+struct Shown {
+    open: Arc<Mutex<HashSet<Place>>>,
+    place: Place,
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.place);
+    }
+}
 
 /// What the gateway knows of one guest's datagrams.
 #[derive(Debug)]
 pub(crate) struct Datagrams {
     channels: Arc<Semaphore>,
     flows: Arc<Semaphore>,
+    open: Arc<Mutex<HashSet<Place>>>,
     /// Datagrams from the guest that went on.
     pub(crate) sent: AtomicU64,
     /// Datagrams to the guest.
@@ -53,6 +74,7 @@ impl Default for Datagrams {
         Self {
             channels: Arc::new(Semaphore::new(limits::CHANNELS_PER_GUEST_MAX)),
             flows: Arc::new(Semaphore::new(limits::FLOWS_PER_GUEST_MAX)),
+            open: Arc::default(),
             sent: AtomicU64::default(),
             received: AtomicU64::default(),
             dropped: AtomicU64::default(),
@@ -65,6 +87,18 @@ impl Datagrams {
     /// Flows that stand or are about to.
     pub(crate) fn flows(&self) -> u64 {
         (limits::FLOWS_PER_GUEST_MAX - self.flows.available_permits()) as u64
+    }
+
+    /// Whether datagrams come in there.
+    pub(crate) fn is_open(&self, place: &Place) -> bool {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).contains(place)
+    }
+
+    /// Datagrams come in there for as long as the returned value lives.
+    fn show(&self, place: &Place) -> Shown {
+        let open = Arc::clone(&self.open);
+        open.lock().unwrap_or_else(PoisonError::into_inner).insert(place.clone());
+        Shown { open, place: place.clone() }
     }
 
     /// Leave for one flow, for as long as the returned value lives.

@@ -137,8 +137,11 @@ fn peer_note(policy: &Policy, way: &Way<'_>, wanted: &Wanted<'_>) -> Option<Stri
         }
         "local" => Some(match name.and_then(|name| policy.peers.service(name)) {
             Some(service) => {
-                let offers =
-                    policy.config.publishes.iter().find(|publish| publish.offers(&service));
+                let offers = policy
+                    .config
+                    .publishes
+                    .iter()
+                    .find(|publish| publish.offers(&service, wanted.protocol));
                 match offers {
                     Some(publish) => {
                         format!("the service {service} is offered by {}", publish.name)

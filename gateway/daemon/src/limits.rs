@@ -207,6 +207,10 @@ pub(crate) const FLOW_WAITING_BYTES_MAX: usize = 128 * 1024;
 /// Ports of one `[[publish]]` for UDP: each is a socket of the host for as long as the guest is there.
 pub(crate) const PUBLISHED_PORTS_MAX: usize = 256;
 
+/// Sessions of datagrams with one service that stand at the same time; a peer or a neighbouring guest
+/// has one per socket and place.
+pub(crate) const SERVICE_SESSIONS_MAX: usize = 4096;
+
 /// Who has asked the published ports of one guest, and may be answered.
 pub(crate) const PUBLISHED_PEERS_MAX: usize = 65_536;
 
@@ -230,8 +234,8 @@ pub(crate) const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 /// The least that may be said: two packets of the largest size, or nothing moves.
 pub(crate) const STREAM_WINDOW_BYTES_MIN: u32 = 16 << 10;
 
-/// The same for all streams of a connection: sixteen that are not read do not hold the others up.
-pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
+/// The same for all streams of a connection: 48 that are not read do not hold the others up.
+pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 256 << 20;
 
 /// Bytes that all peers together may make the gateway hold when the configuration does not say.
 pub(crate) const PEERS_MEMORY_BYTES: u64 = 512 << 20;

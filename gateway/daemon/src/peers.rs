@@ -8,19 +8,21 @@
 //! | Module | What it holds |
 //! |---|---|
 //! | `serve` | what becomes of a peer's stream |
+//! | `sessions` | a peer's session of datagrams |
 //! | `exits` | peers' connections that leave from here, and their counters |
 //! | `way` | a peer as a route's way |
 
 mod exits;
 mod serve;
+mod sessions;
 mod way;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use outsock_peer::Identity;
-use outsock_transport::Transport;
-use outsock_transport_local::Local;
+use outsock_transport::{ListenError, Transport};
+use outsock_transport_local::{Local, SessionListener};
 use outsock_transport_quic::{Endpoint, Peer};
 
 pub(crate) use exits::Exits;
@@ -106,6 +108,11 @@ impl Peers {
     /// The services of this gateway's own guests.
     pub(crate) fn local(&self) -> Arc<dyn Transport> {
         Arc::new(self.local.clone())
+    }
+
+    /// Listens for sessions of datagrams with a service.
+    pub(crate) fn sessions(&self, service: &str) -> Result<SessionListener, ListenError> {
+        self.local.listen_datagrams(service)
     }
 
     /// A peer by its name.

@@ -201,6 +201,22 @@ fn publishes(served: &[ServedGuest], policy: &Policy) -> Vec<PublishStatus> {
         |publish: &Publish| PublishStatus { name: publish.name.clone(), places: Vec::new() };
     let mut all: Vec<_> = policy.config.publishes.iter().map(empty).collect();
     for guest in served {
+        for (publish, status) in policy.config.publishes.iter().zip(&mut all) {
+            let places = publish.datagram_places(&guest.config).into_iter();
+            let open = places.filter(|place| guest.sockets.datagrams.is_open(place));
+            status.places.extend(open.map(|(_, at)| {
+                PlaceStatus {
+                    guest: guest.config.name.clone(),
+                    transport: policy
+                        .transport(publish.via)
+                        .map(|via| via.name.to_string())
+                        .unwrap_or_default(),
+                    at: at.to_string(),
+                    listeners: 1,
+                    accepted: 0,
+                }
+            }));
+        }
         guest.sockets.inbound.each_endpoint(|endpoint| {
             let Some(publish) = all.iter_mut().find(|publish| publish.name == endpoint.publish)
             else {

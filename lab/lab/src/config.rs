@@ -10,7 +10,7 @@ use std::path::Path;
 
 use outsock_peer::PeerKey;
 
-use crate::topology::{Allows, Site, Topology};
+use crate::topology::{Allows, ServicePort, Site, Topology};
 
 /// The first guest's CID; the next ones follow.
 pub const FIRST_CID: u32 = 3;
@@ -53,11 +53,15 @@ pub fn gateway(topology: &Topology, site: &Site, own: &Own<'_>, peers: &[PeerPla
         let socket = socket(own.folder, &guest.name);
         let name = &guest.name;
         let _ = writeln!(text, "[[guest]]\nname = {name:?}\ncid = {cid}\nsocket = {socket:?}\n");
-        for (service, port) in &guest.services {
+        let services = guest.services.iter();
+        let services =
+            services.flat_map(|(name, ports)| ports.ports().iter().map(move |p| (name, p)));
+        for (service, ServicePort { port, udp }) in services {
+            let protocol = if *udp { "udp" } else { "tcp" };
             let _ = writeln!(
                 text,
-                "[[publish]]\nname = \"service {service}\"\nguests = [{name:?}]\nports = [{port}]\n\
-                 listen = \"service:{service}\"\n"
+                "[[publish]]\nname = \"service {service} ({protocol})\"\nguests = [{name:?}]\n\
+                 ports = [{port}]\nprotocol = \"{protocol}\"\nlisten = \"service:{service}\"\n"
             );
         }
     }

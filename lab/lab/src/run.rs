@@ -4,13 +4,15 @@
 //! that started it, since what it starts dies with that thread. Kept: dropped in order: guests,
 //! gateways, delays, namespaces, folders. Bound: every wait has a deadline, in the crates that wait.
 
+mod access;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use outsock_boot::{BootOptions, Guest, GuestCommand, GuestProcess, Image, Images, Kernel};
+use outsock_boot::{BootOptions, Guest, GuestProcess, Image, Images, Kernel};
 use outsock_link::Quality;
 use outsock_peer::Identity;
 use outsock_site::{Directory, Gateway, Interrupt, Programs};
@@ -272,75 +274,6 @@ impl Lab {
         site.guests.iter().find(|guest| guest.name == name).with_context(|| {
             format!("site {} has no guest {name:?}; it has: {}", site.name, all.join(", "))
         })
-    }
-
-    /// Starts a command in a guest, given as `SITE/GUEST`, under `outsock run`.
-    ///
-    /// # Errors
-    /// There is no such guest, or it is gone.
-    pub fn spawn(
-        &self,
-        place: &str,
-        argv: &[String],
-        stdin: &[u8],
-    ) -> anyhow::Result<GuestProcess> {
-        let guest = lock(&self.guest(place)?.guest);
-        let guest = guest.as_ref().with_context(|| format!("{place} is not running"))?;
-        let agent = ["/mnt/share/outsock", "run", "--"].map(str::to_owned);
-        let command = GuestCommand::new(&[&agent[..], argv].concat()).stdin(stdin);
-        Ok(guest.spawn(&command)?)
-    }
-
-    /// The same, to its end.
-    ///
-    /// # Errors
-    /// There is no such guest, it is gone, or the time is over.
-    pub fn exec(
-        &self,
-        place: &str,
-        argv: &[&str],
-        timeout: Duration,
-    ) -> anyhow::Result<outsock_boot::Output> {
-        let argv: Vec<String> = argv.iter().map(ToString::to_string).collect();
-        let mut process = self.spawn(place, &argv, &[])?;
-        process.close_stdin()?;
-        Ok(process.wait(timeout)?)
-    }
-
-    /// What a site's gateway says of itself.
-    ///
-    /// # Errors
-    /// It does not answer.
-    pub fn gateway_status(&self, site: &str) -> anyhow::Result<String> {
-        let gateway = lock(&self.site(site)?.gateway);
-        let gateway =
-            gateway.as_ref().with_context(|| format!("{site}'s gateway is not running"))?;
-        Ok(gateway.status_table()?)
-    }
-
-    /// A site's gateway's log.
-    ///
-    /// # Errors
-    /// There is no such site.
-    pub fn gateway_log(&self, site: &str) -> anyhow::Result<String> {
-        let gateway = lock(&self.site(site)?.gateway);
-        Ok(gateway.as_ref().map(Gateway::log).unwrap_or_default())
-    }
-
-    /// A guest's console.
-    ///
-    /// # Errors
-    /// There is no such guest.
-    pub fn console(&self, place: &str) -> anyhow::Result<String> {
-        let guest = lock(&self.guest(place)?.guest);
-        Ok(guest.as_ref().map(Guest::console).unwrap_or_default())
-    }
-
-    /// The sites and their guests.
-    #[must_use]
-    pub fn places(&self) -> Vec<(String, Vec<String>)> {
-        let guests = |site: &RunningSite| site.guests.iter().map(|g| g.name.clone()).collect();
-        self.sites.iter().map(|site| (site.name.clone(), guests(site))).collect()
     }
 
     /// Kills a site's gateway (SIGKILL), as a crash would. Its guests lose their vsock device for good.

@@ -14,7 +14,7 @@
 //! name = "osaka"
 //! [[site.guest]]
 //! name = "db"
-//! services = { www = 80 }
+//! services = { www = 80, dns = [53, "53/udp"] }
 //! run = [["python3", "-m", "http.server", "80"]]
 //!
 //! [[link]]
@@ -22,7 +22,7 @@
 //! delay_ms = 5
 //! "#;
 //! let topology = outsock_lab::Topology::parse(text).unwrap();
-//! assert_eq!(topology.sites[1].guests[0].services["www"], 80);
+//! assert_eq!(topology.sites[1].guests[0].services["www"].ports()[0].port, 80);
 //! ```
 
 use std::collections::BTreeMap;
@@ -92,10 +92,68 @@ pub struct GuestSpec {
     pub memory_mib: u32,
     /// Ports of it that the site offers as services, by the service's name.
     #[serde(default)]
-    pub services: BTreeMap<String, u16>,
+    pub services: BTreeMap<String, ServicePorts>,
     /// Programs that are started under `outsock run` when it is up.
     #[serde(default)]
     pub run: Vec<Vec<String>>,
+}
+
+/// Where a service is in its guest: `80`, `"53/udp"`, or several of these.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub enum ServicePorts {
+    /// One place.
+    One(ServicePort),
+    /// Several; at most one of each protocol.
+    Several(Vec<ServicePort>),
+}
+
+/// A port, and whether it is UDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "PortText")]
+pub struct ServicePort {
+    /// The port.
+    pub port: u16,
+    /// UDP instead of TCP.
+    pub udp: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum PortText {
+    Number(u16),
+    Text(String),
+}
+
+impl TryFrom<PortText> for ServicePort {
+    type Error = String;
+
+    fn try_from(text: PortText) -> Result<Self, String> {
+        match text {
+            PortText::Number(port) => Ok(Self { port, udp: false }),
+            PortText::Text(text) => {
+                let (port, udp) = match text.strip_suffix("/udp") {
+                    Some(port) => (port, true),
+                    None => (text.strip_suffix("/tcp").unwrap_or(&text), false),
+                };
+                let port = port.parse().map_err(|_| {
+                    format!("{text:?} is no port: write 80, \"80/tcp\" or \"53/udp\"")
+                })?;
+                Ok(Self { port, udp })
+            }
+        }
+    }
+}
+
+impl ServicePorts {
+    /// All of them.
+    #[must_use]
+    pub fn ports(&self) -> &[ServicePort] {
+        match self {
+            Self::One(port) => std::slice::from_ref(port),
+            Self::Several(ports) => ports,
+        }
+    }
 }
 
 /// A network between two sites.

@@ -20,6 +20,8 @@ Parts:
   calls     single calls in such a guest, with the agent, without it, and natively
   names     addresses of names from the gateway's pool, in such a guest, against a server on loopback
   ways      TLS by rule, SOCKS5 and obfs4proxy against plain TCP, one stream and 64
+  quic      a peer's streams against quinn alone, connects, 5,000 streams, their memory when they stall
+            (cargo bench -p outsock-transport-quic)
   rules     one decision among 10,000 rules (cargo bench -p outsock-core)
   rpc       VM RPC calls against a plain vsock echo, event queues in shared memory against those over
             the stream; a virtual guest and User Mode Linux 7.2
@@ -105,6 +107,8 @@ pub(crate) enum Part {
     Names,
     /// TLS, proxies and external transports.
     Ways,
+    /// QUIC between gateways.
+    Quic,
     /// Decisions by rules.
     Rules,
     /// VM RPC.

@@ -6,6 +6,7 @@ pub(crate) mod calls;
 pub(crate) mod idle;
 pub(crate) mod names;
 pub(crate) mod peer;
+pub(crate) mod quic;
 pub(crate) mod rpc;
 pub(crate) mod rules;
 pub(crate) mod stalled;

@@ -60,6 +60,7 @@ fn measure(cli: &Cli, part: Part) -> Result<Option<PartReport>> {
         Part::Calls => parts::calls::measure(cli).map(Some),
         Part::Names => parts::names::measure(cli).map(Some),
         Part::Ways => parts::ways::measure(cli).map(Some),
+        Part::Quic => parts::quic::measure(cli).map(Some),
         Part::Rules => parts::rules::measure().map(Some),
         Part::Rpc => parts::rpc::measure(cli).map(Some),
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::limits;
-use crate::transport::Destination;
+use crate::transport::{Destination, Origin};
 
 /// What the datagrams of a flow are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,12 +47,20 @@ pub struct FlowRequest {
     pub source_port: Option<u16>,
     /// Give up after this long with [`DialError::TimedOut`](crate::DialError::TimedOut).
     pub timeout: Duration,
+    /// Who asks. Only transports to other gateways pass it on.
+    pub origin: Origin,
 }
 
 impl FlowRequest {
     /// A request that says only where to, and what.
     pub fn to(destination: Destination, carried: Carried) -> Self {
-        Self { destination, carried, source_port: None, timeout: limits::FLOW_TIMEOUT }
+        Self {
+            destination,
+            carried,
+            source_port: None,
+            timeout: limits::FLOW_TIMEOUT,
+            origin: Origin::default(),
+        }
     }
 }
 

@@ -14,6 +14,7 @@
 pub mod conformance;
 pub mod datagram;
 pub mod error;
+pub mod inbox;
 pub mod limits;
 pub mod option;
 pub mod socket;
@@ -22,6 +23,7 @@ pub mod transport;
 
 pub use datagram::{Carried, Flow, FlowRequest};
 pub use error::{AcceptError, DialError, ListenError};
+pub use inbox::{Budget, Inbox};
 pub use option::SocketOption;
 pub use outsock_vmrpc::Errno;
 pub use socket::SocketStream;

@@ -13,6 +13,10 @@ pub const FLOW_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a datagram's payload: what a 16-bit length leaves beside the headers of UDP and IPv4.
 pub const DATAGRAM_BYTES_MAX: usize = 65_507;
 
+/// Bytes that wait in one [`Inbox`](crate::Inbox), overhead included: what Linux gives a socket
+/// (`net.core.rmem_default`), and any one datagram fits.
+pub const INBOX_BYTES_MAX: usize = 212_992;
+
 /// Connections that wait in a listener until they are accepted.
 pub const ACCEPT_BACKLOG_MAX: u32 = 1024;
 

@@ -23,6 +23,8 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod datagrams;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,10 +33,12 @@ use async_trait::async_trait;
 use outsock_peer::Framed;
 use outsock_transport::limits::ACCEPT_BACKLOG_MAX;
 use outsock_transport::{
-    AcceptError, Capabilities, Destination, DialError, DialRequest, Dialed, Errno, Inbound,
-    ListenError, Listener, Stream, Transport,
+    AcceptError, Capabilities, Carried, Destination, DialError, DialRequest, Dialed, Errno, Flow,
+    FlowRequest, Inbound, ListenError, Listener, Stream, Transport,
 };
 use tokio::sync::mpsc::{self, OwnedPermit};
+
+pub use datagrams::{Pipe, SESSION_BYTES_MAX, Session, SessionListener};
 
 /// Bytes between the two ends of a connection, each way. Enough that the two pumps beside it are not
 /// woken for each packet.
@@ -48,6 +52,7 @@ const THIS_SITE: &str = "local";
 pub struct Local {
     site: Option<Arc<str>>,
     doors: Arc<Mutex<HashMap<String, Door>>>,
+    datagrams: datagrams::Doors,
 }
 
 #[derive(Debug)]
@@ -79,7 +84,11 @@ impl Local {
     /// Without services yet. `site` is what this gateway's services are called by: `SERVICE.<site>.peer`;
     /// `SERVICE.local.peer` works always.
     pub fn new(site: Option<&str>) -> Self {
-        Self { site: site.map(Into::into), doors: Arc::default() }
+        Self {
+            site: site.map(Into::into),
+            doors: Arc::default(),
+            datagrams: datagrams::Doors::default(),
+        }
     }
 
     fn doors(&self) -> MutexGuard<'_, HashMap<String, Door>> {
@@ -101,6 +110,37 @@ impl Local {
         let backlog = self.doors().get(service).map(|door| door.backlog.clone());
         let permit = backlog.ok_or(DialError::Refused)?.reserve_owned().await;
         permit.map(Place).map_err(|_| DialError::Refused)
+    }
+
+    /// Listens for sessions of datagrams.
+    ///
+    /// # Errors
+    /// [`ListenError::AddressInUse`] when somebody does already.
+    pub fn listen_datagrams(&self, service: &str) -> Result<SessionListener, ListenError> {
+        self.datagrams.listen(service)
+    }
+
+    /// Opens a session of datagrams with a service; `client` stands for who asks. An echo request comes
+    /// back by itself where anybody listens.
+    ///
+    /// # Errors
+    /// [`DialError::Refused`] when nobody listens.
+    pub fn open(
+        &self,
+        service: &str,
+        carried: Carried,
+        client: Option<SocketAddr>,
+    ) -> Result<Pipe, DialError> {
+        match carried {
+            Carried::Udp => self.datagrams.open(service, client),
+            Carried::Echo if self.listens(service) => Ok(datagrams::mirror()),
+            Carried::Echo => Err(DialError::Refused),
+        }
+    }
+
+    fn listens(&self, service: &str) -> bool {
+        let is_stream = self.doors().get(service).is_some_and(|door| !door.backlog.is_closed());
+        is_stream || self.datagrams.is_open(service)
     }
 
     async fn connect(&self, request: &DialRequest) -> Result<Dialed, DialError> {
@@ -154,6 +194,21 @@ impl Transport for Local {
         doors.insert(service.clone(), Door { number, backlog: sender });
         let local = self.clone();
         Ok(Box::new(ServiceListener { local, service: service.clone(), number, backlog }))
+    }
+
+    fn carries(&self, carried: Carried) -> bool {
+        match carried {
+            Carried::Udp | Carried::Echo => true,
+        }
+    }
+
+    async fn flow(&self, request: FlowRequest) -> Result<Box<dyn Flow>, DialError> {
+        let Destination::Name { name, .. } = &request.destination else {
+            return Err(DialError::UnsupportedDestination("anything but SERVICE.SITE.peer"));
+        };
+        let service = self.service(name).ok_or(DialError::HostUnreachable)?;
+        let pipe = self.open(service, request.carried, request.origin.address)?;
+        Ok(Box::new(pipe))
     }
 }
 

@@ -28,8 +28,11 @@ pub const VERSION: u8 = 1;
 pub enum StreamKind {
     /// A byte stream with two halves.
     Stream,
-    /// A session of datagrams; see the carrier for how they travel.
+    /// A session of UDP datagrams; see the carrier for how they travel.
     Datagrams,
+    /// A session of ICMP echo: a datagram is a request's sequence number and data, and comes back
+    /// when it was answered.
+    Echo,
 }
 
 /// Where a stream is to lead.
@@ -102,6 +105,7 @@ impl Open {
         let kind = match self.kind {
             StreamKind::Stream => 1,
             StreamKind::Datagrams => 2,
+            StreamKind::Echo => 3,
         };
         let [low, high] = split(self.trace);
         let writer = Writer::new().u8(kind).u8(self.hops).u32(low).u32(high);
@@ -123,6 +127,7 @@ impl Open {
         let kind = match reader.u8()? {
             1 => StreamKind::Stream,
             2 => StreamKind::Datagrams,
+            3 => StreamKind::Echo,
             _ => return Err(OpenError::Bad("kind")),
         };
         let hops = reader.u8()?;
@@ -199,10 +204,10 @@ mod tests {
     proptest! {
         #[test]
         fn a_header_leads_back(
-            datagrams: bool, hops in 1_u8.., trace: u64, origin in "[^\\p{Cc}]{0,40}",
+            kind in 0_usize..3, hops in 1_u8.., trace: u64, origin in "[^\\p{Cc}]{0,40}",
             target in targets(),
         ) {
-            let kind = if datagrams { StreamKind::Datagrams } else { StreamKind::Stream };
+            let kind = [StreamKind::Stream, StreamKind::Datagrams, StreamKind::Echo][kind];
             let open = Open { kind, hops, trace, origin, target };
             let bytes = open.encode();
             prop_assert!(bytes.len() <= 3 + limits::OPEN_BYTES_MAX);

@@ -14,7 +14,7 @@ use outsock_peer::{Bound, Open, Refusal, Reply, exchange};
 use outsock_transport::{AsyncStream, Errno};
 use tokio::io::AsyncWriteExt;
 
-use crate::datagrams::Datagrams;
+use crate::datagrams::{Datagrams, Sessions};
 use crate::link::Link;
 use crate::peer::Peer;
 use crate::stream::QuicStream;
@@ -72,12 +72,12 @@ impl Incoming {
     /// The peer has given up meanwhile, or the connection has too many sessions.
     pub async fn accept_datagrams(mut self) -> io::Result<Datagrams> {
         let id = self.stream.halves().0.id();
-        let Some(queue) = self.link.sessions.add(id) else {
+        let Some(place) = Sessions::add(&self.link, id) else {
             self.refuse(Refusal::new(Errno::ENOBUFS, "too many sessions of datagrams")).await;
             return Err(Errno::ENOBUFS.into());
         };
         exchange::reply(self.stream.halves().0, &Reply::Ok(Bound::default())).await?;
-        Ok(Datagrams::new(self.link, id, queue, self.stream))
+        Ok(Datagrams::new(place, self.stream))
     }
 
     /// Says no.

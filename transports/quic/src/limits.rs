@@ -53,8 +53,12 @@ pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often a drain looks whether all streams have ended.
 pub const DRAIN_POLL: Duration = Duration::from_millis(20);
 
-/// Datagrams that wait in one session until they are read. More are dropped and counted.
-pub const DATAGRAMS_WAITING_MAX: usize = 256;
+/// Bytes of datagrams of all sessions of a connection that wait to be read, and as many that wait to be
+/// sent on the sessions' streams. More are dropped and counted.
+pub const DATAGRAM_WAITING_BYTES_MAX: usize = 16 << 20;
+
+/// Datagrams of one session that wait to be sent on its stream.
+pub const PIECES_WAITING_MAX: usize = 64;
 
 /// Bytes of one datagram: the most that UDP over IPv4 carries.
 pub const DATAGRAM_BYTES_MAX: usize = 65_507;

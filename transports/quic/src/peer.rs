@@ -16,12 +16,12 @@ use async_trait::async_trait;
 use outsock_peer::limits::HOPS_MAX;
 use outsock_peer::{Bound, Open, StreamKind, Target, ask};
 use outsock_transport::{
-    Capabilities, Destination, DialError, DialRequest, Dialed, Errno, ListenError, Listener,
-    Origin, Stream, Transport,
+    Capabilities, Carried, Destination, DialError, DialRequest, Dialed, Errno, Flow, FlowRequest,
+    ListenError, Listener, Origin, Stream, Transport,
 };
 use tokio::sync::{mpsc, watch};
 
-use crate::datagrams::Datagrams;
+use crate::datagrams::{Datagrams, Sessions};
 use crate::endpoint::Shared;
 use crate::failure::{self, CLOSE_REMOVED, CLOSE_REPLACED};
 use crate::incoming::Incoming;
@@ -70,6 +70,10 @@ pub struct PeerStatus {
     pub connected: u64,
     /// Streams that are open.
     pub streams: usize,
+    /// Those of them that are sessions of datagrams.
+    pub sessions: usize,
+    /// Datagrams of the peer that found no room, or no session.
+    pub datagrams_dropped: u64,
     /// Streams of the peer that were refused before anybody looked at them.
     pub refused: u64,
     /// The smoothed round trip.
@@ -233,26 +237,15 @@ impl Peer {
         true
     }
 
-    async fn ask(&self, open: &Open) -> Result<(Arc<Link>, QuicStream, Bound), DialError> {
+    /// A new stream to the peer.
+    async fn open_stream(&self) -> Result<(Arc<Link>, QuicStream), DialError> {
         let link = self.link().await?;
-        let lost =
-            |error: &quinn::ConnectionError| DialError::of_errno(failure::of_connection(error));
         let (send, receive) = tokio::time::timeout(limits::STREAM_WAIT, link.connection.open_bi())
             .await
             .map_err(|_| DialError::OutOfResources("streams that the peer allows"))?
             .map_err(|error| lost(&error))?;
-        let mut stream = QuicStream::new(send, receive, link.count());
-        let (send, receive) = stream.halves();
-        match ask(send, receive, open).await {
-            Ok(bound) => Ok((link, stream, bound)),
-            // Why the stream broke is known by the connection.
-            Err(DialError::Reset | DialError::Os(_))
-                if link.connection.close_reason().is_some() =>
-            {
-                Err(link.connection.close_reason().map_or(DialError::Reset, |error| lost(&error)))
-            }
-            Err(error) => Err(error),
-        }
+        let stream = QuicStream::new(send, receive, link.count());
+        Ok((link, stream))
     }
 
     /// Opens a session of datagrams to a target behind the peer.
@@ -261,14 +254,21 @@ impl Peer {
     /// As a dial.
     pub async fn datagrams(
         &self,
+        carried: Carried,
         to: &Destination,
         origin: &Origin,
     ) -> Result<Datagrams, DialError> {
-        let open = self.header(StreamKind::Datagrams, to, origin)?;
-        let (link, mut stream, _) = self.ask(&open).await?;
+        let kind = match carried {
+            Carried::Udp => StreamKind::Datagrams,
+            Carried::Echo => StreamKind::Echo,
+        };
+        let open = self.header(kind, to, origin)?;
+        let (link, mut stream) = self.open_stream().await?;
+        // Before the peer says yes, for its first datagram may come before that.
         let id = stream.halves().0.id();
-        let queue = link.sessions.add(id).ok_or(DialError::OutOfResources("sessions"))?;
-        Ok(Datagrams::new(link, id, queue, stream))
+        let place = Sessions::add(&link, id).ok_or(DialError::OutOfResources("sessions"))?;
+        ask_on(&link, &mut stream, &open).await?;
+        Ok(Datagrams::new(place, stream))
     }
 
     fn header(
@@ -328,6 +328,11 @@ impl Peer {
             draining: links.iter().filter(|link| !link.is_open()).count(),
             connected,
             streams: links.iter().map(|link| link.streams()).sum(),
+            sessions: links.iter().map(|link| link.sessions.count()).sum(),
+            datagrams_dropped: links
+                .iter()
+                .map(|link| link.sessions.dropped.load(Ordering::Relaxed))
+                .sum(),
             refused: links.iter().map(|link| link.refused.load(Ordering::Relaxed)).sum(),
             rtt: first.map(|link| link.connection.rtt()),
             bytes_sent: stats.iter().map(|stats| stats.udp_tx.bytes).sum(),
@@ -360,12 +365,45 @@ impl Transport for Peer {
 
     async fn dial(&self, request: DialRequest) -> Result<Dialed, DialError> {
         let open = self.header(StreamKind::Stream, &request.destination, &request.origin)?;
-        let asked = tokio::time::timeout(request.timeout, self.ask(&open)).await;
-        let (_, stream, bound) = asked.unwrap_or(Err(DialError::TimedOut))?;
+        let asked = async {
+            let (link, mut stream) = self.open_stream().await?;
+            let bound = ask_on(&link, &mut stream, &open).await?;
+            Ok((stream, bound))
+        };
+        let asked = tokio::time::timeout(request.timeout, asked).await;
+        let (stream, bound) = asked.unwrap_or(Err(DialError::TimedOut))?;
         Ok(Dialed { stream: Stream::Async(Box::pin(stream)), local: bound.local })
     }
 
     async fn listen(&self, _at: &Destination) -> Result<Box<dyn Listener>, ListenError> {
         Err(ListenError::Unsupported("a peer: it offers its services by [[publish]]"))
+    }
+
+    fn carries(&self, carried: Carried) -> bool {
+        match carried {
+            Carried::Udp | Carried::Echo => true,
+        }
+    }
+
+    async fn flow(&self, request: FlowRequest) -> Result<Box<dyn Flow>, DialError> {
+        let session = self.datagrams(request.carried, &request.destination, &request.origin);
+        let session = tokio::time::timeout(request.timeout, session).await;
+        Ok(Box::new(session.unwrap_or(Err(DialError::TimedOut))?))
+    }
+}
+
+fn lost(error: &quinn::ConnectionError) -> DialError {
+    DialError::of_errno(failure::of_connection(error))
+}
+
+/// Asks by a stream's header, and waits for the reply.
+async fn ask_on(link: &Link, stream: &mut QuicStream, open: &Open) -> Result<Bound, DialError> {
+    let (send, receive) = stream.halves();
+    match ask(send, receive, open).await {
+        // Why the stream broke is known by the connection.
+        Err(DialError::Reset | DialError::Os(_)) if link.connection.close_reason().is_some() => {
+            Err(link.connection.close_reason().map_or(DialError::Reset, |error| lost(&error)))
+        }
+        outcome => outcome,
     }
 }

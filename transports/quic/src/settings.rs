@@ -17,7 +17,8 @@ pub struct Settings {
     /// The UDP address; with port 0 nobody can dial us.
     pub listen: SocketAddr,
     /// Bytes that one stream may have on its way without having been read. Twice the path's
-    /// bandwidth times its round trip is enough.
+    /// bandwidth times its round trip is enough. At most a 64th of the connection's
+    /// window: 48 streams that nobody reads do not stop the others.
     pub stream_window: u32,
     /// The same for all streams of one connection.
     pub connection_window: u32,
@@ -45,7 +46,7 @@ impl Default for Settings {
         Self {
             listen: SocketAddr::from(([0, 0, 0, 0], 0)),
             stream_window: 4 << 20,
-            connection_window: 64 << 20,
+            connection_window: 256 << 20,
             memory_max: 512 << 20,
             streams_max: 16_384,
             dead_after: Duration::from_secs(12),

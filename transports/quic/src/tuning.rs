@@ -3,7 +3,8 @@
 //! in:  settings, the number of connections that share the memory
 //! out: a transport configuration, a UDP socket with buffers
 //! owner: whoever makes connections
-//! keeps: windows of all connections together stay within [`Settings::memory_max`]; the idle time and
+//! keeps: windows of all connections together stay within [`Settings::memory_max`]; a stream has a part of
+//!        its connection's window, so that streams that nobody reads do not stop the others; the idle time and
 //!        the keep-alive together detect a dead peer within [`Settings::dead_after`]
 //! bound: as the settings say
 
@@ -28,6 +29,13 @@ const ACK_THRESHOLD: u32 = 10;
 /// The least window of a connection, whatever the memory: a stream must get on.
 const WINDOW_MIN: u64 = 256 << 10;
 
+/// A stream's window is at most such a part of its connection's, so that 48 that nobody reads leave room
+/// for the others: quinn tells of new room when an eighth of the window is free.
+const STREAMS_FULL_MIN: u64 = 64;
+
+/// The least window of a stream, whatever the memory.
+const STREAM_WINDOW_MIN: u64 = 64 << 10;
+
 /// For one connection of `sharing` that share the memory.
 pub(crate) fn transport(
     settings: &Settings,
@@ -38,7 +46,8 @@ pub(crate) fn transport(
     // Half for what was received and not read, half for what was sent and not acknowledged.
     let share = settings.memory_max / 2 / (sharing.max(1) as u64);
     let window = u64::from(settings.connection_window).min(share).max(WINDOW_MIN);
-    let stream_window = u64::from(settings.stream_window).min(window);
+    let fair = (window / STREAMS_FULL_MIN).max(STREAM_WINDOW_MIN);
+    let stream_window = u64::from(settings.stream_window).min(fair);
     let fits = |bytes: u64| VarInt::from_u64(bytes).unwrap_or(VarInt::MAX);
     transport
         .receive_window(fits(window))

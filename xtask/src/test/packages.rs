@@ -9,10 +9,11 @@ use crate::cli::Part;
 use crate::report::Report;
 
 /// Programs that run unmodified in guests, and their servers on the host.
-const E2E: [&str; 27] = [
+const E2E: [&str; 28] = [
     "aria2",
     "bind9-dnsutils",
     "curl",
+    "dnsmasq-base",
     "wget",
     "git",
     "iperf3",

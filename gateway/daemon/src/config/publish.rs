@@ -4,6 +4,7 @@
 //! place by the same transport; nothing else of a guest is reachable. Bound:
 //! [`limits::PUBLISHES_MAX`].
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -54,26 +55,48 @@ impl Publish {
         })
     }
 
-    /// Whether it offers a service of this name.
-    pub(crate) fn offers(&self, service: &str) -> bool {
+    /// Whether it offers a service of this name: of streams, of datagrams, or either for an echo.
+    pub(crate) fn offers(&self, service: &str, protocol: Protocol) -> bool {
         matches!(&self.at, PublishAt::Service(name) if name == service)
+            && (protocol == Protocol::Icmp || protocol == self.protocol)
     }
 }
 
 impl Publish {
     /// Ports of the guest whose datagrams come in here, each with its place.
-    pub(crate) fn datagram_places(&self, guest: &Guest) -> Vec<(u16, SocketAddr)> {
+    pub(crate) fn datagram_places(&self, guest: &Guest) -> Vec<(u16, DatagramPlace)> {
         let is_meant = self.protocol == Protocol::Udp
             && self.guests.accepts(|pattern| pattern.matches(&guest.name, &guest.tags));
         if !is_meant {
             return Vec::new();
         }
         let place = |port: u16| match &self.at {
-            PublishAt::SamePort(ip) => Some((port, SocketAddr::new(*ip, port))),
-            PublishAt::Address(address) => Some((port, *address)),
-            PublishAt::Unix(_) | PublishAt::Service(_) => None,
+            PublishAt::SamePort(ip) => {
+                Some((port, DatagramPlace::Socket(SocketAddr::new(*ip, port))))
+            }
+            PublishAt::Address(address) => Some((port, DatagramPlace::Socket(*address))),
+            PublishAt::Service(name) => Some((port, DatagramPlace::Service(name.clone()))),
+            PublishAt::Unix(_) => None,
         };
         datagram_ports(&self.ports).filter_map(place).collect()
+    }
+}
+
+/// Where datagrams for a guest come in.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum DatagramPlace {
+    /// At a socket of the host.
+    Socket(SocketAddr),
+    /// From guests of this gateway and from peers, by a service's name.
+    Service(String),
+}
+
+impl fmt::Display for DatagramPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(address) => write!(f, "{address}"),
+            Self::Service(name) => write!(f, "service:{name}"),
+        }
     }
 }
 
@@ -202,7 +225,8 @@ fn one(
     let is_socket = matches!(at, PublishAt::SamePort(_) | PublishAt::Address(_));
     let is_direct =
         transports.get(via).map(|via| &via.settings) == Some(&TransportSettings::Direct);
-    let protocol = protocol(publish, &ports, is_socket && is_direct, place)?;
+    let takes_datagrams = is_service || (is_socket && is_direct);
+    let protocol = protocol(publish, &ports, takes_datagrams, place)?;
     Ok(Publish {
         protocol,
         name: publish.name.clone().unwrap_or_else(|| format!("publish {}", number + 1)),
@@ -215,7 +239,7 @@ fn one(
     })
 }
 
-/// `takes_datagrams`: it listens on the host's own sockets.
+/// `takes_datagrams`: it listens on the host's own sockets, or is a service.
 fn protocol(
     publish: &raw::Publish,
     ports: &Condition<PortRange>,
@@ -228,7 +252,9 @@ fn protocol(
         Protocol::Tcp => return Ok(Protocol::Tcp),
         Protocol::Icmp => "ports are of tcp or udp".to_owned(),
         Protocol::Udp if !takes_datagrams => {
-            "datagrams come in at addresses of this host only: via = \"direct\"".to_owned()
+            "datagrams come in at addresses of this host (via = \"direct\") or for a service: \
+             listen = \"service:NAME\""
+                .to_owned()
         }
         Protocol::Udp if datagram_ports(ports).nth(max).is_some() => {
             format!("each port of udp is a socket from the start: at most {max} of them")

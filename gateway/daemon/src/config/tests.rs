@@ -1,6 +1,6 @@
 //! The files in `configs/` parse; mistakes are named with file, line and key.
 
-use outsock_core::route::{Query, RuleAction};
+use outsock_core::route::{Protocol, Query, RuleAction};
 use outsock_vmrpc::Errno;
 
 use super::*;
@@ -147,6 +147,24 @@ fn a_publish_says_where_a_listener_is_reached() {
     assert_eq!(places("[::ffff:127.0.0.1]:8000"), Vec::<String>::new());
     assert_eq!(places("0.0.0.0:8003"), Vec::<String>::new());
     assert_eq!(places("0.0.0.0:81"), Vec::<String>::new());
+}
+
+#[test]
+fn a_service_is_of_streams_or_of_datagrams() {
+    let config = parse(
+        "[[guest]]\nname = \"a\"\ncid = 3\nsocket = \"/a\"\n\
+         [[publish]]\nports = [53]\nprotocol = \"udp\"\nlisten = \"service:dns\"\n\
+         [[publish]]\nports = [53]\nlisten = \"service:dns\"\n\
+         [[publish]]\nports = [80]\nlisten = \"service:www\"\n",
+    )
+    .unwrap();
+    let [udp, tcp, www] = &config.publishes[..] else { panic!("three") };
+    let places = udp.datagram_places(&config.guests[0]);
+    assert_eq!(places, [(53, DatagramPlace::Service("dns".to_owned()))]);
+    assert_eq!(tcp.datagram_places(&config.guests[0]), []);
+    assert!(udp.offers("dns", Protocol::Udp) && !udp.offers("dns", Protocol::Tcp));
+    assert!(tcp.offers("dns", Protocol::Tcp) && tcp.offers("dns", Protocol::Icmp));
+    assert!(!www.offers("dns", Protocol::Tcp));
 }
 
 #[test]

@@ -8,6 +8,7 @@
 //! [`limits::FLOW_IDLE_MS`], [`limits::FLOW_REFUSED_MS`].
 
 use std::cell::RefCell;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::AtomicU64;
@@ -17,18 +18,18 @@ use std::time::Duration;
 
 use outsock_core::address::Instant;
 use outsock_core::route::{Protocol, canonical};
-use outsock_transport::{Carried, DialError, Flow as FarFlow, FlowRequest};
+use outsock_transport::{Carried, DialError, Flow as FarFlow, Origin};
 use outsock_vmrpc::Errno;
 use outsock_vmrpc::datagram::{FlowKey, Message};
 use outsock_vmrpc::socket::Asserted;
 
 use super::channel::Channel;
+use super::far::{self, Wish};
 use super::flows::{Port, Ports};
-use crate::choose::{Asker, Chosen, Refused, Wanted, choose};
-use crate::dial::destinations;
+use crate::choose::{Asker, Refused, Wanted, choose};
 use crate::names::{Found, Held};
 use crate::policy::Policy;
-use crate::registry::{NamedTransport, Way};
+use crate::registry::Way;
 use crate::{clock, limits};
 
 thread_local! {
@@ -265,65 +266,27 @@ impl Flow {
             by_rule: true,
             error: DialError::Os(errno),
         })?;
-        let of_rule = |error| NotOpened::failed(Some(chosen.rule), error);
-        let members: Vec<NamedTransport> = match policy.way(chosen.way) {
-            Some(Way::Transport(named)) => vec![named],
-            Some(Way::Group(group)) => {
-                group.order(channel.caller.cid).into_iter().map(|(_, named)| named).collect()
-            }
-            None => return Err(of_rule(DialError::NetworkUnreachable)),
+        let way = policy.way(chosen.way);
+        let guest = &channel.caller.guest;
+        let is_local = way.as_ref().is_some_and(Way::is_local);
+        let origin = Origin {
+            guest: Some(Arc::clone(guest)),
+            trace: RandomState::new().build_hasher().finish(),
+            hops: 0,
+            address: is_local.then(|| channel.sockets.stand_in(guest, "local")).flatten(),
         };
-        let able = members.into_iter().filter(|named| named.transport.carries(carried));
-        let mut last = DialError::UnsupportedDestination("datagrams");
-        for named in able {
-            match self.open_with(&named, &chosen, carried, ports).await {
-                Ok((far, port)) => {
-                    let (guest, flow) = (&channel.caller.guest, self.key);
-                    let rule = policy.config.rule_name(Some(chosen.rule));
-                    tracing::debug!(%guest, ?flow, rule, transport = %named.name, "flow opened");
-                    return Ok(Opened { far, _port: port, _held: held });
-                }
-                Err(error) => last = error,
-            }
-        }
-        Err(of_rule(last))
-    }
-
-    async fn open_with(
-        &self,
-        named: &NamedTransport,
-        chosen: &Chosen,
-        carried: Carried,
-        ports: &Arc<Ports>,
-    ) -> Result<(Arc<dyn FarFlow>, Option<Port>), DialError> {
-        let guest = match self.key {
-            FlowKey::Udp { guest, .. } => Some(guest),
+        let socket = match self.key {
+            FlowKey::Udp { guest, .. } => Some((guest, ports)),
             FlowKey::Echo { .. } => None,
         };
-        let mut last = DialError::HostUnreachable;
-        for destination in destinations(&*named.transport, chosen)? {
-            let source_port = guest.and_then(|guest| ports.of(guest));
-            let request = FlowRequest { source_port, ..FlowRequest::to(destination, carried) };
-            let opening = async {
-                match named.transport.flow(request.clone()).await {
-                    Err(DialError::AddressInUse) if source_port.is_some() => {
-                        named.transport.flow(FlowRequest { source_port: None, ..request }).await
-                    }
-                    outcome => outcome,
-                }
-            };
-            let timeout = outsock_transport::limits::FLOW_TIMEOUT;
-            let outcome = tokio::time::timeout(timeout, opening).await;
-            match outcome.unwrap_or(Err(DialError::TimedOut)) {
-                Ok(far) => {
-                    let local = far.local().map(|local| local.port());
-                    let port = guest.zip(local).map(|(guest, port)| ports.share(guest, port));
-                    return Ok((Arc::from(far), port));
-                }
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
+        let wish = Wish { cid: channel.caller.cid, carried, origin: &origin, socket };
+        let reached = far::open(way, &chosen, wish).await;
+        let far::Reached { flow: far, transport, port } =
+            reached.map_err(|error| NotOpened::failed(Some(chosen.rule), error))?;
+        let (flow, trace) = (self.key, origin.trace);
+        let rule = policy.config.rule_name(Some(chosen.rule));
+        tracing::debug!(%guest, ?flow, rule, %transport, trace, "flow opened");
+        Ok(Opened { far, _port: port, _held: held })
     }
 }
 

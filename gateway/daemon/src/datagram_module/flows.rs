@@ -88,11 +88,11 @@ impl Flows {
 
 /// The ports that the guest's sockets come from.
 #[derive(Debug, Default)]
-pub(super) struct Ports(Mutex<HashMap<SocketAddr, (u16, usize)>>);
+pub(crate) struct Ports(Mutex<HashMap<SocketAddr, (u16, usize)>>);
 
 /// A flow's share in a port. Dropping it gives the share back.
 #[derive(Debug)]
-pub(super) struct Port {
+pub(crate) struct Port {
     ports: Arc<Ports>,
     guest: SocketAddr,
 }

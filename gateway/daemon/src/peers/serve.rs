@@ -1,7 +1,7 @@
 //! Serve: what becomes of a stream that a peer opens.
 //!
-//! in: a header; out: a connection to a guest's listener, or to where the peer's exit rules allow, or a
-//! refusal with a reason. Owner: one task per stream; it ends with the stream. Kept: what a peer may
+//! in: a header; out: a connection or a session of datagrams to a guest's service, or to where the
+//! peer's exit rules allow, or a refusal with a reason. Owner: one task per stream; it ends with the stream. Kept: what a peer may
 //! not use is refused by name before anything is dialled; an exit dials only addresses that the rules
 //! were asked about, by the code that asks them for guests; success is said when the far socket has
 //! connected. Bounds: the peer's streams; the dial's timeout.
@@ -11,15 +11,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use outsock_core::route::{Protocol, canonical, canonical_name};
-use outsock_peer::{Bound, Refusal, StreamKind, Target};
-use outsock_transport::{DialError, Inbound, Origin, Stream};
+use outsock_peer::{Bound, Open, Refusal, StreamKind, Target};
+use outsock_transport::{Carried, DialError, Flow, Inbound, Origin, Stream};
 use outsock_transport_quic::Incoming;
 use outsock_vmrpc::Errno;
 use outsock_vmrpc::socket::Asserted;
 
 use super::exits::PeerCounts;
+use super::sessions::relay;
 use crate::choose::{Asker, Wanted, choose};
 use crate::config::PeerConfig;
+use crate::datagram_module::far::{self, Wish};
 use crate::dial::{Terms, dial};
 use crate::policy::Policy;
 use crate::pump::pump;
@@ -55,6 +57,24 @@ async fn one(sockets: Arc<Sockets>, mut incoming: Incoming) {
     }
 }
 
+/// What the rules are asked for.
+fn protocol(kind: StreamKind) -> Protocol {
+    match kind {
+        StreamKind::Stream => Protocol::Tcp,
+        StreamKind::Datagrams => Protocol::Udp,
+        StreamKind::Echo => Protocol::Icmp,
+    }
+}
+
+/// What a session carries; `None` = it is a stream.
+fn carried(kind: StreamKind) -> Option<Carried> {
+    match kind {
+        StreamKind::Stream => None,
+        StreamKind::Datagrams => Some(Carried::Udp),
+        StreamKind::Echo => Some(Carried::Echo),
+    }
+}
+
 struct Course<'a> {
     sockets: &'a Arc<Sockets>,
     policy: &'a Policy,
@@ -68,6 +88,8 @@ enum Ready {
     Service { place: outsock_transport_local::Place, name: String },
     /// A far socket that has connected.
     Exit { reached: Box<crate::dial::Reached>, rule: String, far: SocketOrName },
+    /// Datagrams: to a service, or out of here.
+    Flow { far: Arc<dyn Flow>, rule: String, via: Arc<str> },
 }
 
 type SocketOrName = Option<SocketAddr>;
@@ -80,30 +102,40 @@ impl Course<'_> {
         let config = self.policy.config.peers.iter().find(|peer| peer.name() == self.peer);
         let config = config.ok_or_else(|| Refusal::new(Errno::EACCES, "no such peer any more"))?;
         let open = incoming.open();
-        if open.kind == StreamKind::Datagrams {
-            return Err(Refusal::new(Errno::EOPNOTSUPP, "datagrams are not served here"));
-        }
         match &open.target {
-            Target::Service { name, .. } => self.service(config, name).await,
-            Target::Name { name, port } => {
-                self.exit(config, incoming, Some(name), None, *port).await
-            }
+            Target::Service { name, .. } => self.service(config, open, name).await,
+            Target::Name { name, port } => self.exit(config, open, Some(name), None, *port).await,
             Target::Address(address) => {
                 let ip = canonical(address.ip());
-                self.exit(config, incoming, None, Some(ip), address.port()).await
+                self.exit(config, open, None, Some(ip), address.port()).await
             }
         }
     }
 
-    async fn service(&self, config: &PeerConfig, name: &str) -> Result<Ready, Refusal> {
+    async fn service(
+        &self,
+        config: &PeerConfig,
+        open: &Open,
+        name: &str,
+    ) -> Result<Ready, Refusal> {
         if !config.may_use(name) {
             let reason = format!("peer {} may not use service {name}", self.peer);
             return Err(Refusal::new(Errno::EACCES, reason));
         }
-        let is_offered = self.policy.config.publishes.iter().any(|publish| publish.offers(name));
+        let protocol = protocol(open.kind);
+        let is_offered =
+            self.policy.config.publishes.iter().any(|publish| publish.offers(name, protocol));
         if !is_offered {
-            let reason = format!("no [[publish]] offers a service {name}");
+            let reason = format!("no [[publish]] offers a service {name} ({protocol})");
             return Err(Refusal::new(Errno::EHOSTUNREACH, reason));
+        }
+        if let Some(carried) = carried(open.kind) {
+            // Whatever the other side calls itself: no address of this host, least of all loopback.
+            let client = self.sockets.stand_in(&open.origin, self.peer);
+            let pipe = self.policy.peers.local.open(name, carried, client);
+            let far = Arc::new(pipe.map_err(|error| Refusal::of(&error))?);
+            let rule = format!("service {name}");
+            return Ok(Ready::Flow { far, rule, via: "local".into() });
         }
         let place = self.policy.peers.local.reserve(name);
         let place = tokio::time::timeout(self.policy.config.dial_timeout, place).await;
@@ -115,7 +147,7 @@ impl Course<'_> {
     async fn exit(
         &self,
         config: &PeerConfig,
-        incoming: &Incoming,
+        open: &Open,
         name: Option<&str>,
         address: Option<IpAddr>,
         port: u16,
@@ -128,20 +160,27 @@ impl Course<'_> {
         };
         let asserted = Asserted::default();
         let asker = Asker::Peer(config);
-        let protocol = Protocol::Tcp;
+        let protocol = protocol(open.kind);
         let wanted = Wanted { asker, asserted: &asserted, protocol, name, address, port };
         let chosen = choose(self.policy, &self.sockets.own, &wanted).await.map_err(|refused| {
             let rule = asker.rule_name(self.policy, refused.rule);
             let reason = format!("peer {} may not go there: {rule}", self.peer);
             Refusal::new(refused.errno, reason)
         })?;
-        let open = incoming.open();
         let origin = Origin {
             guest: Some(format!("{}.{}", open.origin, self.peer).into()),
             trace: open.trace,
             hops: open.hops,
             address: self.sockets.stand_in(&open.origin, self.peer),
         };
+        let rule = asker.rule_name(self.policy, Some(chosen.rule)).to_owned();
+        let way = self.policy.way(chosen.way);
+        if let Some(carried) = carried(open.kind) {
+            let wish = Wish { cid: 0, carried, origin: &origin, socket: None };
+            let reached = far::open(way, &chosen, wish).await;
+            let reached = reached.map_err(|error| Refusal::of(&error))?;
+            return Ok(Ready::Flow { far: reached.flow, rule, via: reached.transport });
+        }
         let terms = Terms {
             // No guest has it: groups judge their members for all peers together.
             cid: 0,
@@ -152,10 +191,8 @@ impl Course<'_> {
             arguments: None,
             origin: &origin,
         };
-        let way = self.policy.way(chosen.way);
         let way = way.ok_or_else(|| Refusal::of(&DialError::NetworkUnreachable))?;
         let reached = dial(way, &chosen, terms).await.map_err(|error| Refusal::of(&error))?;
-        let rule = asker.rule_name(self.policy, Some(chosen.rule)).to_owned();
         let far = match &reached.peer {
             outsock_transport::Destination::Address(address) => Some(*address),
             outsock_transport::Destination::Name { .. }
@@ -185,6 +222,12 @@ impl Course<'_> {
                 let Ok(far) = reached.dialed.stream.into_async() else { return };
                 let Ok(near) = incoming.accept(bound).await else { return };
                 pump(near, far, None).await;
+                drop(listed);
+            }
+            Ready::Flow { far, rule, via } => {
+                let listed = self.policy.peers.exits.add(self.peer, &origin, to, &rule, &via);
+                let Ok(session) = incoming.accept_datagrams().await else { return };
+                relay(&session, &*far).await;
                 drop(listed);
             }
         }

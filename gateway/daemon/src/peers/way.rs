@@ -1,6 +1,6 @@
 //! PeerWay: a peer as a route's way.
 //!
-//! in: dials; out: streams by the connection that the peer has at that moment. Owner: the policies.
+//! in: dials; out: streams and flows by the connection that the peer has at that moment. Owner: the policies.
 //! Kept: a policy that was built but never came into force, or only answers questions, touches no
 //! connection. Bound: none of its own.
 
@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use outsock_transport::{
-    Capabilities, Destination, DialError, DialRequest, Dialed, ListenError, Listener, Transport,
+    Capabilities, Carried, Destination, DialError, DialRequest, Dialed, Flow, FlowRequest,
+    ListenError, Listener, Transport,
 };
 use outsock_transport_quic::Peer;
 
@@ -55,5 +56,19 @@ impl Transport for PeerWay {
 
     async fn listen(&self, _at: &Destination) -> Result<Box<dyn Listener>, ListenError> {
         Err(ListenError::Unsupported("a peer: listen = \"service:NAME\" offers to peers"))
+    }
+
+    fn carries(&self, carried: Carried) -> bool {
+        match carried {
+            Carried::Udp | Carried::Echo => true,
+        }
+    }
+
+    async fn flow(&self, request: FlowRequest) -> Result<Box<dyn Flow>, DialError> {
+        match self.peer() {
+            Some(peer) => peer.flow(request).await,
+            // Removed since the rules were asked.
+            None => Err(DialError::NetworkDown),
+        }
     }
 }

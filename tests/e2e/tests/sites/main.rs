@@ -33,6 +33,9 @@ const TESTS: &[(&str, Test)] = &[
     ("same-site", same_site),
     ("refusals", refusals),
     ("iperf3", iperf3),
+    ("dns", dns),
+    ("udp", udp),
+    ("ping", ping),
     ("ssh-and-scp", ssh),
     ("postgresql", postgresql),
     ("link-cut", link_cut),
@@ -175,8 +178,74 @@ fn iperf3(lab: &Lab) -> Verdict {
         return skipped;
     }
     eventually(lab, WEB, "iperf3 -c iperf.osaka.peer -n 1M");
-    for options in ["", "-R", "-P 4", "-P 4 -R"] {
+    for options in ["", "-R", "-P 4", "-P 4 -R", "-u -b 4M -n 1M", "-u -b 4M -R -n 1M"] {
         succeed(lab, WEB, &format!("iperf3 -c iperf.osaka.peer -n 16M {options}"));
+    }
+    Verdict::Passed
+}
+
+/// A DNS server in a guest of the other site, and one where that site's exit leads.
+fn dns(lab: &Lab) -> Verdict {
+    if let Some(skipped) = missing(&["dig", "dnsmasq"]) {
+        return skipped;
+    }
+    let dig = "dig +short +tries=10 +timeout=3";
+    let ask = |server: &str, name: &str, address: &str| {
+        eventually(lab, WEB, &format!("test \"$({dig} @{server} {name} A)\" = {address}"));
+    };
+    ask("dns.osaka.peer", "a.osaka.example", "203.0.113.7");
+    let argv = "dnsmasq --keep-in-foreground --no-resolv --no-hosts --conf-file=/dev/null --pid-file \
+                --user=root --port=5353 --listen-address=127.0.0.1 --bind-interfaces \
+                --address=/exit.example/203.0.113.8";
+    let argv: Vec<_> = argv.split_whitespace().collect();
+    let mut server = lab.site_command("osaka", &argv).unwrap().spawn().unwrap();
+    ask("192.0.2.53", "a.exit.example", "203.0.113.8");
+    server.kill().unwrap();
+    server.wait().unwrap();
+    Verdict::Passed
+}
+
+/// Datagrams of every size come back whole; where nothing is offered, the program hears of it.
+fn udp(lab: &Lab) -> Verdict {
+    let script = "
+import socket, sys
+def ask(name, port, data):
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.settimeout(2)
+    s.connect((name, port))
+    for _ in range(30):
+        s.send(data)
+        try:
+            got = s.recv(70000)
+            if got == data: return 'same'
+            sys.exit('changed: %d %d' % (len(data), len(got)))
+        except TimeoutError:
+            pass
+        except OSError as error:
+            return type(error).__name__
+    return 'silent'
+for size in (0, 1, 1200, 1500, 9000, 60000):
+    print(ask('echo.osaka.peer', 7, bytes(n % 251 for n in range(size))))
+print(ask('secret.osaka.peer', 81, b'x'), ask('nothing.osaka.peer', 9, b'x'))
+";
+    let said = succeed(lab, WEB, &format!("python3 -c \"{script}\""));
+    let (echoes, refused) = said.rsplit_once("same\n").expect("echoes");
+    assert_eq!(echoes, "same\n".repeat(5));
+    assert!(!refused.contains("silent") && refused.contains("Error"), "{refused}");
+    Verdict::Passed
+}
+
+/// A service answers by its gateway; an address of the exit by itself, where the exit allows it.
+fn ping(lab: &Lab) -> Verdict {
+    if let Some(skipped) = missing(&["ping"]) {
+        return skipped;
+    }
+    for to in ["www.osaka.peer", "192.0.2.9", "files.tokyo.peer"] {
+        eventually(lab, WEB, &format!("ping -c 3 -i 0.2 -W 10 {to}"));
+    }
+    for to in ["secret.osaka.peer", "192.0.2.10"] {
+        let (code, said) = script(lab, WEB, &format!("ping -c 1 -W 10 {to}"));
+        assert_ne!(code, 0, "{to}: {said}");
     }
     Verdict::Passed
 }
@@ -238,12 +307,11 @@ fn postgresql(lab: &Lab) -> Verdict {
     Verdict::Passed
 }
 
-/// A transfer of the pattern that would take minutes, and what it ends with.
+/// A transfer that would take longer than what is buffered on its way, and what it ends with.
 fn interrupted(lab: &Lab, fault: impl FnOnce(&Lab)) {
-    let fetch = format!(
-        "{FETCH} --limit-rate 100k -o /dev/null http://www.osaka.peer/big; echo \"code $?\""
-    );
-    let argv = ["sh", "-c", fetch.as_str()].map(str::to_owned);
+    let fetch = "curl -sS --max-time 110 --noproxy '*' --limit-rate 1M -o /dev/null \
+                 http://www.osaka.peer/long; echo \"code $?\"";
+    let argv = ["sh", "-c", fetch].map(str::to_owned);
     let mut process = lab.spawn(WEB, &argv, &[]).unwrap();
     process.close_stdin().unwrap();
     let deadline = Instant::now() + COMMAND_TIME;
@@ -274,7 +342,7 @@ fn guest_killed(lab: &Lab) -> Verdict {
 }
 
 fn gateway_killed(lab: &Lab) -> Verdict {
-    let serve = "mkdir -p /srv/www && head -c 8000000 /dev/urandom > /srv/www/big && \
+    let serve = "mkdir -p /srv/www && head -c 8000000 /dev/urandom > /srv/www/big && truncate -s 64M /srv/www/long && \
                  (python3 -m http.server 80 --bind 0.0.0.0 --directory /srv/www >/dev/null 2>&1 &)";
     succeed(lab, DB, serve);
     eventually(lab, WEB, &format!("{FETCH} -o /dev/null http://www.osaka.peer/"));
