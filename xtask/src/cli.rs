@@ -58,6 +58,10 @@ pub(crate) struct Test {
     /// Only tests whose name holds this word (parts unit, boot, e2e).
     #[arg(long, value_name = "WORD")]
     pub(crate) name: Option<String>,
+    /// End-to-end tests of churn and slow readers in full: 100,000 connections each way. Takes an hour on
+    /// emulated kernels, minutes on uml-7.2.
+    #[arg(long)]
+    pub(crate) long: bool,
 }
 
 const TEST_AFTER_HELP: &str = "\
@@ -65,6 +69,7 @@ Examples:
   cargo xtask test
   cargo xtask test --only unit
   cargo xtask test --only e2e --kernel uml-7.2 --name curl
+  cargo xtask test --only e2e --kernel uml-7.2 --name churn --long
 
 A test that cannot run says what is missing and is counted as skipped.
 Exit codes: 0 all passed or skipped, 1 a test failed.";

@@ -102,6 +102,9 @@ fn run_part(
             command.args(["-p", E2E, "--lib", "--bins", "--tests"]);
             let kernels: Vec<&str> = test.kernel.iter().map(|kernel| kernel.name()).collect();
             command.env("OUTSOCK_E2E_KERNELS", kernels.join(","));
+            if test.long {
+                command.env("OUTSOCK_E2E_LONG", "1");
+            }
         }
     }
     if let Some(word) = &test.name {

@@ -60,6 +60,9 @@ pub enum State {
 pub enum Input {
     /// A packet from the guest (an RW inside its credit).
     Packet(Op),
+    /// SHUTDOWN of both halves at once, which is what a guest's kernel sends at close(), while bytes
+    /// of the far side had not been read: TCP resets then (RFC 2525, 2.17).
+    ClosedUnread,
     /// An RW beyond its credit, or a packet whose length does not fit its chain.
     Malformed,
     /// The token was announced.
@@ -140,10 +143,11 @@ impl State {
                 Op::CreditUpdate | Op::CreditRequest => stay(self),
                 // A program called shutdown() while connecting (Linux: vsock_shutdown()), which is the
                 // end of the attempt, as it is with TCP.
-                Op::Shutdown(_) => gone(HostAction::Abort, Owed::Rst),
+                Op::Shutdown(_) => gave_up(),
                 // Linux sends none of these before RESPONSE, not even when the socket is closed.
                 Op::Request | Op::Response | Op::Rw => misbehaved(),
             },
+            Input::ClosedUnread => gave_up(),
             Input::Malformed => misbehaved(),
             Input::Announced => stay(Self::Dialing),
             Input::DialOk => {
@@ -175,6 +179,7 @@ impl State {
                 Op::Rst => gone(HostAction::Abort, Owed::Nothing),
                 Op::Request | Op::Response => misbehaved(),
             },
+            Input::ClosedUnread => gave_up(),
             Input::Malformed => misbehaved(),
             Input::HostFinished => match host {
                 HostHalf::Sending => effects(
@@ -225,6 +230,11 @@ fn effects(next: State, host: HostAction, owed: Owed) -> Effects {
 
 fn gone(host: HostAction, owed: Owed) -> Effects {
     Effects { next: None, host, owed }
+}
+
+/// The guest wants nothing of the connection any more, not even that its bytes arrive.
+fn gave_up() -> Effects {
+    gone(HostAction::Abort, Owed::Rst)
 }
 
 /// The guest broke the protocol: this connection dies, alone.

@@ -108,7 +108,9 @@ impl ToGuest {
         self.peer_buf_alloc
     }
 
-    fn in_flight(&self) -> u32 {
+    /// Bytes that the guest's program has not read, as far as the guest has told. A packet counts until
+    /// its last byte is read.
+    pub fn in_flight(&self) -> u32 {
         self.tx_cnt.wrapping_sub(self.peer_fwd_cnt)
     }
 

@@ -334,8 +334,11 @@ impl Muxer {
         }
         if effects.next.is_none() {
             let aborted = effects.host == HostAction::Abort && effects.owed == Owed::Rst;
-            // Both may come in every state.
-            let blameless = matches!(input, Input::HostReset | Input::Packet(Op::Shutdown(_)));
+            // They may come in every state.
+            let blameless = matches!(
+                input,
+                Input::HostReset | Input::ClosedUnread | Input::Packet(Op::Shutdown(_))
+            );
             self.counters.misbehaved += u64::from(aborted && !blameless);
             self.remove(id);
             if effects.owed == Owed::Rst {

@@ -62,6 +62,25 @@ fn a_reset_by_the_guest_is_a_reset_at_the_far_side() {
     guest.assert_clean();
 }
 
+/// TCP, too, tells a peer whose bytes nobody will read; a shutdown is none.
+#[test]
+fn a_close_with_bytes_unread_is_a_reset_at_the_far_side() {
+    for reads in [false, true] {
+        let (_gateway, guest, mut connection, mut far) = pair();
+        connection.write_all(b"x").unwrap();
+        far.read_exact(&mut [0]).unwrap();
+        far.write_all(b"unread").unwrap();
+        eventually("it has come", || connection.queued().0 == 6);
+        if reads {
+            connection.read_exact(&mut [0; 6]).unwrap();
+        }
+        connection.close();
+        let end = far.read(&mut [0]).map_err(|error| error.kind());
+        assert_eq!(end, if reads { Ok(0) } else { Err(ErrorKind::ConnectionReset) });
+        guest.assert_clean();
+    }
+}
+
 #[test]
 fn a_reset_by_the_far_side_ends_both_halves() {
     let (_gateway, guest, mut connection, mut far) = pair();

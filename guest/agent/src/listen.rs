@@ -1,4 +1,4 @@
-//! listen() and shutdown() of listening sockets, and their end.
+//! listen(), and the end of listening sockets.
 //!
 //! in: notifications, the gateway's answers, time; out: answers, and listeners told to the gateway.
 //! Owner: the supervisor's loop. Kept: listen() is the guest kernel's own, with its own errors first;
@@ -219,22 +219,6 @@ impl Supervisor {
             }
         }
         self.look_at_listeners(now);
-    }
-
-    pub(crate) fn on_shutdown(&mut self, notification: &Notification) -> io::Result<Answer> {
-        if self.listeners.is_empty() {
-            return Ok(Answer::Native);
-        }
-        let subject = self.subject(notification)?;
-        if self.listening(&subject).is_none() {
-            return Ok(Answer::Native);
-        }
-        let how = notification.int(1);
-        let done = sys::socket::shutdown(subject.file.as_fd(), how);
-        if done.is_ok() {
-            self.forget_listener(subject.inode);
-        }
-        Ok(done.map_or_else(|error| Answer::Fail(Errno::of(&error)), |()| Answer::Value(0)))
     }
 
     /// A listener is none any more: the gateway hears of it, and whoever waits in accept() too.

@@ -83,6 +83,7 @@ mod resolver;
 mod route;
 mod run;
 mod sending;
+mod shutdown;
 mod supervisor;
 mod sys;
 mod table;

@@ -89,7 +89,8 @@ impl Supervisor {
     }
 }
 
-fn is_closed(file: &OwnedFd) -> bool {
+/// Whether both directions have ended, as far as the guest's kernel knows.
+pub(crate) fn is_closed(file: &OwnedFd) -> bool {
     sys::poll::ready(file.as_fd(), 0).is_ok_and(|ready| ready & HUNG_UP != 0)
 }
 

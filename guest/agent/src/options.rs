@@ -15,6 +15,7 @@ use outsock_vmrpc::limits::CONGESTION_BYTES_MAX;
 use outsock_vmrpc::socket::Token;
 use outsock_vmrpc::socket::options::{Inspection, SocketOption};
 
+use crate::address::Family;
 use crate::inquiry::Inquiry;
 use crate::notify::{Answer, Notification};
 use crate::outward::{Kind, Seen};
@@ -64,7 +65,7 @@ impl Supervisor {
             return Ok(self.peer_name_option(notification, &subject));
         }
         if !allowed::may_read(level, name) {
-            return Ok(Answer::Fail(Errno::ENOPROTOOPT));
+            return Ok(Answer::Fail(refused_to_read(level, socket.family)));
         }
         let room = match read_room(notification) {
             Ok(room) => room,
@@ -207,6 +208,12 @@ impl Supervisor {
         socket.outward.arrived();
         self.send_options(inode);
     }
+}
+
+/// How getsockopt() refuses what it does not have: IPv4 has a word of its own for levels (`ip_getsockopt()`).
+fn refused_to_read(level: i32, family: Family) -> Errno {
+    let is_level = matches!(level, libc::SOL_SOCKET | libc::SOL_TCP | libc::SOL_IP);
+    if family == Family::V4 && !is_level { Errno::EOPNOTSUPP } else { Errno::ENOPROTOOPT }
 }
 
 /// Whether the far side has ended the connection, in whatever way.

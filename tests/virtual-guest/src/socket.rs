@@ -239,9 +239,9 @@ impl ReceiveQueue {
         (len, self.skip(len))
     }
 
-    /// Drops everything; the answer is as the second of [`Self::read`].
-    pub(crate) fn clear(&mut self) -> u64 {
-        self.skip(self.bytes.len())
+    /// Drops everything.
+    pub(crate) fn clear(&mut self) {
+        self.skip(self.bytes.len());
     }
 
     fn skip(&mut self, len: usize) -> u64 {

@@ -257,8 +257,8 @@ impl Stack {
                 let said = socket.shut == BOTH;
                 socket.shut = BOTH;
                 socket.state = State::Closing { deadline };
-                let forwarded = socket.queue.clear();
-                socket.credit.forwarded(forwarded);
+                // Bytes that nobody has read do not count as taken (`__vsock_release()`).
+                socket.queue.clear();
                 self.set_timer(id.index, deadline);
                 if !said {
                     self.send_op(id.index, Op::Shutdown(BOTH), false);

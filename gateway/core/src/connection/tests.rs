@@ -30,6 +30,7 @@ fn inputs() -> Vec<Input> {
     ];
     let mut inputs: Vec<Input> = ops.into_iter().map(Input::Packet).collect();
     inputs.extend([
+        Input::ClosedUnread,
         Input::Malformed,
         Input::Announced,
         Input::DialOk,

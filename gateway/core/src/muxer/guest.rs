@@ -7,7 +7,7 @@ use super::{Action, Due, Muxer, Verdict};
 use crate::address::{Cid, ConnectionKey, Instant};
 use crate::connection::{HostAction, Input, State};
 use crate::limits;
-use crate::packet::{BadHeader, Header, Op};
+use crate::packet::{BadHeader, Header, Op, Shutdown};
 use crate::tokens::{Token, Tokens};
 
 impl Muxer {
@@ -65,7 +65,12 @@ impl Muxer {
         let is_rw = header.op == Op::Rw;
         let fits = !is_rw
             || (header.len <= payload_len && connection.from_guest.receive(header.len).is_ok());
-        let input = if fits { Input::Packet(header.op) } else { Input::Malformed };
+        let is_close = header.op == Op::Shutdown(Shutdown { rcv: true, send: true });
+        let input = match (fits, is_close && connection.to_guest.in_flight() > 0) {
+            (true, false) => Input::Packet(header.op),
+            (true, true) => Input::ClosedUnread,
+            (false, _) => Input::Malformed,
+        };
         let host = self.apply(now, id, input);
         self.queue_rx(id);
         match host {

@@ -271,6 +271,32 @@ fn half_close_each_way_then_the_guest_closes() {
     assert!(matches!(again, DialVerdict::Attach(new) if new != id), "the tuple is free at once");
 }
 
+/// What TCP does, too. A program's shutdown() of both halves comes as two packets (the agent's doing).
+#[test]
+fn a_close_with_bytes_unread_is_a_reset() {
+    let close = Shutdown { rcv: true, send: true };
+    for (read, expected) in [(99, true), (100, false)] {
+        let (mut bench, id) = Bench::open();
+        bench.muxer.host_readable(id);
+        assert!(matches!(bench.muxer.next_rx(), Some(Rx::Data { .. })));
+        assert!(bench.muxer.sent(id, 100).is_some());
+        bench.muxer.turn_over(bench.now, id, TurnEnd::Drained);
+        let header = Bench::header(5000, TOKEN, Op::Shutdown(close), 0, read);
+        bench.muxer.packet(bench.now, Ok(header), 0);
+        let action = if expected { Action::Abort(id) } else { Action::CloseAfterFlush(id) };
+        assert_eq!(bench.actions(), [action]);
+        assert_eq!(bench.control(), [Op::Rst]);
+        assert_eq!(bench.muxer.counters().misbehaved, 0);
+    }
+    let (mut bench, id) = Bench::open();
+    bench.muxer.host_readable(id);
+    assert!(matches!(bench.muxer.next_rx(), Some(Rx::Data { .. })));
+    assert!(bench.muxer.sent(id, 100).is_some());
+    bench.packet(5000, TOKEN, Op::Shutdown(Shutdown { rcv: false, send: true }));
+    bench.packet(5000, TOKEN, Op::Shutdown(Shutdown { rcv: true, send: false }));
+    assert_eq!(bench.actions(), [Action::FinishWrite(id), Action::CloseAfterFlush(id)]);
+}
+
 #[test]
 fn tables_are_bounded() {
     let mut bench = Bench::new();

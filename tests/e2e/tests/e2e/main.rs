@@ -1,13 +1,14 @@
 //! End to end: unmodified programs in real guests, through the gateway, to servers on the host.
 //!
 //! Enters: optionally words, one of which a test's name must hold; `OUTSOCK_E2E_KERNELS` may name kernels,
-//! with commas. Leaves: a line per test and a closing count; exit code 1 if one failed. Owner: this process;
+//! with commas; with `OUTSOCK_E2E_LONG` some tests take minutes. Leaves: a line per test and a closing count; exit code 1 if one failed. Owner: this process;
 //! a [`world::World`] per kernel owns the gateway, the guest and the servers. Invariant: a test that
 //! cannot run says what is missing and is counted as skipped. Bound: every command has a time limit.
 
 #![allow(clippy::unwrap_used, reason = "a test that finds something else than it expects fails")]
 
 mod apps;
+mod churn;
 mod clients;
 mod data;
 mod datagrams;
@@ -18,6 +19,7 @@ mod lifecycle;
 mod modules;
 mod names;
 mod net;
+mod once;
 mod places;
 mod programs;
 mod semantics;
@@ -45,6 +47,7 @@ type Test = fn(&mut World) -> Verdict;
 
 /// Programs that are too large for software emulation within the time of a test run: run in guests of native speed.
 const WIDE: &[(&str, Test)] = &[
+    ("close-unsent", churn::close_unsent),
     ("client-scp-rsync", clients::scp_and_rsync),
     ("client-keepalive", clients::keepalive),
     ("client-postgres", clients::postgres),
@@ -80,6 +83,8 @@ const TESTS: &[(&str, Test)] = &[
     ("serve-redis", serving::redis),
     ("serve-go-proxy", serving::go_proxy),
     ("errno", errors::errnos),
+    ("once-signals", once::signals),
+    ("once-rewriting", once::rewriting),
     ("loopback-stays", errors::loopback_stays_in_the_guest),
     ("socket-semantics", semantics::outsourced),
     ("differential", differential::differential),
@@ -116,7 +121,8 @@ const TESTS: &[(&str, Test)] = &[
     ("server-openssl", servers::openssl_server),
     ("server-killed", servers::killed_server),
     ("server-backlog", servers::backlog),
-    ("server-churn", servers::churn),
+    ("churn-connects", churn::connects),
+    ("churn-accepts", churn::accepts),
     ("server-local", servers::not_published),
     ("vmrpc-rust", modules::rust),
     ("vmrpc-c", modules::c),

@@ -5,7 +5,7 @@
 //! configuration says (`net`). Bound: [`PATIENCE`] for a server to come or go.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -24,14 +24,14 @@ const PROGRAMS: &str = include_str!("../../../../guest/agent/tests/programs/serv
 const KILL: i32 = 9;
 
 /// A server that runs in the first guest.
-struct Served {
+pub(crate) struct Served {
     process: GuestProcess,
     address: SocketAddr,
 }
 
 impl Served {
     /// Starts `argv` in the guest, and waits until it can be reached.
-    fn start(world: &World, address: SocketAddr, argv: &[&str]) -> Self {
+    pub(crate) fn start(world: &World, address: SocketAddr, argv: &[&str]) -> Self {
         let process = World::spawn(world.guest(), argv);
         let served = Self { process, address };
         // Asked of the gateway: some servers take any connection for their client.
@@ -49,7 +49,7 @@ impl Served {
         }
     }
 
-    fn connect(&self) -> TcpStream {
+    pub(crate) fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream
@@ -62,7 +62,7 @@ pub(crate) fn is_published(world: &World, address: SocketAddr) -> bool {
     status.listeners.iter().any(|listener| listener.places.contains(&shown))
 }
 
-fn free() -> SocketAddr {
+pub(crate) fn free() -> SocketAddr {
     host::closed_address()
 }
 
@@ -328,46 +328,6 @@ pub(crate) fn backlog(world: &mut World) -> Verdict {
         let reset = end.as_ref().is_err_and(|error| error.raw_os_error() == Some(104));
         assert!(reset, "who waits is reset: {end:?}");
     }
-    Verdict::Passed
-}
-
-/// Many short connections leave nothing behind: not in the program, its agent, nor the gateway.
-pub(crate) fn churn(world: &mut World) -> Verdict {
-    need!("python3", "python3");
-    let rounds = match world.kernel() {
-        outsock_boot::Kernel::Uml72 => 3_000,
-        outsock_boot::Kernel::Qemu61 | outsock_boot::Kernel::Qemu612 => 1_000,
-    };
-    let address = free();
-    let argv = ["python3", "/mnt/share/server.py", "count", &address.port().to_string()];
-    let served = Served::start(world, address, &argv);
-    let ask = |message: &str| {
-        let mut stream = served.connect();
-        stream.write_all(message.as_bytes()).unwrap();
-        stream.shutdown(Shutdown::Write).unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        text
-    };
-    let numbers = || -> Vec<u64> { ask("open").split(' ').map(|n| n.parse().unwrap()).collect() };
-    let run = |count: usize| {
-        for number in 0..count {
-            assert_eq!(ask(&number.to_string()), number.to_string());
-        }
-    };
-    run(rounds / 5);
-    let before = numbers();
-    run(rounds);
-    let after = numbers();
-    assert_eq!(after[0] - before[0], rounds as u64, "{before:?} {after:?}");
-    assert_eq!(after[1], before[1], "the program's descriptors: {before:?} {after:?}");
-    // Shadows are swept up to 512 at a time.
-    assert!(after[2] < before[2] + 600, "the agent's descriptors: {before:?} {after:?}");
-    assert!(after[3] < before[3] + 4096, "the agent's memory, KiB: {before:?} {after:?}");
-    served.eventually("the gateway has forgotten them", || {
-        let status = world.gateway().status().unwrap();
-        status.guests[0].waiting == 0 && status.connections.iter().all(|one| one.direction == "out")
-    });
     Verdict::Passed
 }
 

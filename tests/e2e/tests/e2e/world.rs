@@ -25,7 +25,9 @@ pub(crate) const SECOND: (&str, u32) = ("second", 4);
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(180);
 const LOG_LINES: usize = 30;
 
-const GUEST_FILES: [(&str, &str); 8] = [
+const GUEST_FILES: [(&str, &str); 10] = [
+    ("once.py", include_str!("../../guest/once.py")),
+    ("churn.py", include_str!("../../guest/churn.py")),
     ("datagrams.py", include_str!("../../guest/datagrams.py")),
     ("transfer.py", include_str!("../../guest/transfer.py")),
     ("pages.py", include_str!("../../guest/pages.py")),
