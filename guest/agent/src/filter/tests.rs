@@ -66,7 +66,8 @@ fn connect_is_trapped_by_its_length_only() {
 fn options_are_trapped_by_level_and_name() {
     let get = |level, name| native(55, [3, level, name, 0, 0, 0]);
     let set = |level, name| native(54, [3, level, name, 0, 0, 0]);
-    for level in [0, 6, 41] {
+    // TCP has no level 40, but vsock has.
+    for level in [0, 6, 40, 41, 263] {
         assert_eq!((get(level, 1), set(level, 1)), (RETURN_NOTIFY, RETURN_NOTIFY));
     }
     for name in [4, 39, 38, 8, 7, 15] {
@@ -75,7 +76,6 @@ fn options_are_trapped_by_level_and_name() {
     for name in [3, 9, 13, 20, 21] {
         assert_eq!((get(1, name), set(1, name)), (RETURN_ALLOW, RETURN_NOTIFY), "{name}");
     }
-    assert_eq!(get(263, 1), RETURN_ALLOW);
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn sends_with_an_internet_address_are_trapped() {
 
 #[test]
 fn the_data_path_passes() {
-    for number in [0, 1, 7, 19, 20, 45, 47, 232, 281, 40, 275, 48, 3, 41, 49, 16] {
+    for number in [0, 1, 7, 19, 20, 45, 47, 232, 281, 40, 275, 3, 41, 49, 16] {
         assert_eq!(native(number, [5, 1, 2, 3, 4, 5]), RETURN_ALLOW, "{number}");
     }
     assert_eq!(native(44, [5, 0, 9, 0x4000, 0, 0]), RETURN_ALLOW);
@@ -149,10 +149,9 @@ fn servers_calls_are_trapped() {
     for number in [43, 50, 288] {
         assert_eq!(native(number, [5, 1, 2, 3, 0, 0]), RETURN_NOTIFY, "{number}");
     }
-    // An end of sending is no listener's.
-    assert_eq!(native(48, [5, 1, 0, 0, 0, 0]), RETURN_ALLOW);
-    assert_eq!(native(48, [5, 2, 0, 0, 0, 0]), RETURN_NOTIFY);
-    assert_eq!(native(48, [5, 0, 0, 0, 0, 0]), RETURN_NOTIFY);
+    for how in [0, 1, 2] {
+        assert_eq!(native(48, [5, how, 0, 0, 0, 0]), RETURN_NOTIFY);
+    }
 }
 
 #[test]
