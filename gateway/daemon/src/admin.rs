@@ -22,7 +22,7 @@ use crate::explain::{Question, explain};
 use crate::gateway::{Gateway, ReloadError, Reloaded};
 use crate::limits;
 use crate::modules_module::listing;
-use crate::status::status;
+use crate::status::{overlay, status};
 
 /// What a client asks.
 #[derive(Debug, Serialize, Deserialize)]
@@ -83,7 +83,10 @@ async fn answer(client: UnixStream, gateway: &Gateway) -> std::io::Result<()> {
     let patience = Duration::from_millis(limits::ADMIN_REQUEST_MS);
     tokio::time::timeout(patience, reader.read_line(&mut line)).await??;
     let answer = match serde_json::from_str(&line) {
-        Ok(Ask::Status) => serde_json::to_value(status(gateway))?,
+        Ok(Ask::Status) => {
+            let overlay = overlay(&gateway.sockets.policy()).await;
+            serde_json::to_value(crate::status::Status { overlay, ..status(gateway) })?
+        }
         Ok(Ask::Reload) => outcome(reload(gateway).await)?,
         Ok(Ask::Explain(question)) => {
             let sockets = &gateway.sockets;

@@ -54,6 +54,18 @@ pub(crate) enum Command {
     Explain(Explain),
     /// Show the host modules of a running gateway, who has bound them, calls, errors, event queues.
     Modules(Modules),
+    /// Ask a running gateway about the overlay: whom it is connected to, and how.
+    #[command(subcommand)]
+    Overlay(Overlay),
+}
+
+/// About the overlay.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Overlay {
+    /// Show every connection: direct or through whom, carrier, round trip, streams.
+    Peers(Status),
+    /// Show the supernodes by which others reach this gateway.
+    Relays(Status),
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,7 @@
 mod error;
 mod guests;
 mod modules;
+mod overlay;
 mod peers;
 mod publish;
 mod raw;
@@ -32,6 +33,7 @@ pub(crate) use error::ConfigError;
 use error::Place;
 pub(crate) use guests::{Guest, GuestLimits, Resolve};
 pub(crate) use modules::{ModuleConfig, ModuleKind};
+pub(crate) use overlay::{Fixed, OverlayConfig};
 use peers::Around;
 pub(crate) use peers::{IdentityConfig, PeerConfig};
 pub(crate) use publish::{DatagramPlace, Publish};
@@ -74,6 +76,8 @@ pub(crate) struct Config {
     pub(crate) identity: Option<IdentityConfig>,
     /// How it talks to them.
     pub(crate) quic: outsock_transport_quic::Settings,
+    /// The network of gateways that find each other; `None` = it is in none.
+    pub(crate) overlay: Option<OverlayConfig>,
     /// Other gateways.
     pub(crate) peers: Vec<PeerConfig>,
     /// The guests, in file order.
@@ -126,10 +130,12 @@ impl Config {
         let names = names(raw.names, &gateway.admin_socket, place)?;
         let identity = peers::identity(raw.identity.as_ref(), place)?;
         let quic = peers::quic(&raw.quic, place)?;
+        let overlay = overlay::check(raw.overlay.as_ref(), identity.as_ref(), place)?;
         let guests = guests::check(&raw.guest, place)?;
         let modules = modules::check(&raw.module, place)?;
         let mut transports = transports::check(&raw.transport, place)?;
         peers::transports(&mut transports, &raw.peer, place)?;
+        overlay::transport(&mut transports, raw.overlay.as_ref(), place)?;
         let groups = ways::groups(&raw.group, &transports, place)?;
         let mut own: Vec<&Path> = guests.iter().map(|guest| guest.socket.as_path()).collect();
         own.push(&gateway.admin_socket);
@@ -138,7 +144,7 @@ impl Config {
             &raw.peer,
             &Around {
                 identity: identity.as_ref(),
-                listens: raw.quic.listen.is_some(),
+                listens: raw.quic.listen.is_some() || overlay.is_some(),
                 ways: &numbers,
                 own: &own,
             },
@@ -152,6 +158,7 @@ impl Config {
             names,
             identity,
             quic,
+            overlay,
             peers,
             routes: RouteTable::new(rules, gateway.default.0),
             route_details,

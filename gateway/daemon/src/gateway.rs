@@ -198,6 +198,11 @@ fn stays_fixed(before: &Config, config: &Config) -> Result<(), ReloadError> {
         ("[gateway] admin_socket", before.admin_socket == config.admin_socket),
         ("[identity]", before.identity == config.identity),
         ("[quic]", before.quic == config.quic),
+        (
+            "[overlay]",
+            before.overlay.as_ref().map(|overlay| &overlay.fixed)
+                == config.overlay.as_ref().map(|overlay| &overlay.fixed),
+        ),
         ("[names] pool_v4", names.0.pool_v4 == names.1.pool_v4),
         ("[names] pool_v6", names.0.pool_v6 == names.1.pool_v6),
         ("[names] file", names.0.file == names.1.file),

@@ -260,3 +260,9 @@ pub(crate) const MTU_BYTES: u16 = 1452;
 
 /// The least UDP payload of QUIC (RFC 9000, 14).
 pub(crate) const MTU_BYTES_MIN: u16 = 1200;
+
+/// Addresses in each list of `[overlay]`: interfaces times carriers, or bootstraps.
+pub(crate) const OVERLAY_ADDRESSES_MAX: usize = 64;
+
+/// Bytes of a network's name: it stands in the names of the overlay's protocols.
+pub(crate) const NETWORK_NAME_BYTES_MAX: usize = 63;

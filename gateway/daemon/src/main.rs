@@ -95,6 +95,7 @@ fn main() -> ExitCode {
         cli::Command::Reload(reload) => ask_reload(&reload),
         cli::Command::Explain(question) => show_explanation(&question),
         cli::Command::Modules(modules) => show_modules(&modules.asked),
+        cli::Command::Overlay(asked) => show_overlay(&asked),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -164,6 +165,26 @@ fn show_status(status: &cli::Status) -> anyhow::Result<()> {
         println!("{}", serde_json::to_string_pretty(&answer)?);
     } else {
         print!("{}", show::status(&answer));
+    }
+    Ok(())
+}
+
+fn show_overlay(asked: &cli::Overlay) -> anyhow::Result<()> {
+    let (cli::Overlay::Peers(status) | cli::Overlay::Relays(status)) = asked;
+    let path = admin_socket(status.config.as_deref(), &status.admin_socket)?;
+    let answer: status::Status = admin::ask(&path, &Ask::Status)?;
+    let overlay = answer.overlay.ok_or_else(|| {
+        anyhow::anyhow!("this gateway is in no overlay: its configuration has no [overlay]")
+    })?;
+    match (asked, status.json) {
+        (cli::Overlay::Peers(_), true) => {
+            println!("{}", serde_json::to_string_pretty(&overlay.peers)?);
+        }
+        (cli::Overlay::Relays(_), true) => {
+            println!("{}", serde_json::to_string_pretty(&overlay.relays)?);
+        }
+        (cli::Overlay::Peers(_), false) => print!("{}", show::overlay_peers(&overlay)),
+        (cli::Overlay::Relays(_), false) => print!("{}", show::overlay_relays(&overlay)),
     }
     Ok(())
 }

@@ -7,11 +7,13 @@
 //!
 //! | Module | What it holds |
 //! |---|---|
-//! | `serve` | what becomes of a peer's stream |
+//! | `arriving` | a peer's stream, whichever carrier it came by |
+//! | `serve` | what becomes of it |
 //! | `sessions` | a peer's session of datagrams |
 //! | `exits` | peers' connections that leave from here, and their counters |
 //! | `way` | a peer as a route's way |
 
+mod arriving;
 mod exits;
 mod serve;
 mod sessions;
@@ -23,18 +25,20 @@ use std::time::Duration;
 use outsock_peer::Identity;
 use outsock_transport::{ListenError, Transport};
 use outsock_transport_local::{Local, SessionListener};
+use outsock_transport_overlay::{Known, Overlay};
 use outsock_transport_quic::{Endpoint, Peer};
 
 pub(crate) use exits::Exits;
 pub(crate) use serve::serve;
-use way::PeerWay;
+use way::{OverlayWay, PeerWay};
 
-use crate::config::Config;
+use crate::config::{Config, PeerConfig};
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Peers {
     endpoint: Option<Arc<Endpoint>>,
+    overlay: Option<Arc<Overlay>>,
     local: Local,
     connected: Connected,
     pub(crate) exits: Exits,
@@ -64,18 +68,30 @@ impl Peers {
                 Some(Arc::new(endpoint))
             }
         };
-        Ok(Self::new(config, endpoint))
+        let overlay = match (&config.overlay, &config.identity) {
+            (Some(overlay), Some(identity)) => {
+                let identity = Identity::load(&identity.key_file)?;
+                Some(Arc::new(Overlay::start(&identity, way::settings(&overlay.fixed))?))
+            }
+            (None, _) | (_, None) => None,
+        };
+        Ok(Self::new(config, endpoint, overlay))
     }
 
     /// Without a socket: for questions to a file.
     pub(crate) fn offline(config: &Config) -> Arc<Self> {
-        Self::new(config, None)
+        Self::new(config, None, None)
     }
 
-    fn new(config: &Config, endpoint: Option<Arc<Endpoint>>) -> Arc<Self> {
+    fn new(
+        config: &Config,
+        endpoint: Option<Arc<Endpoint>>,
+        overlay: Option<Arc<Overlay>>,
+    ) -> Arc<Self> {
         let site = config.identity.as_ref().and_then(|identity| identity.site.as_deref());
         Arc::new(Self {
             endpoint,
+            overlay,
             local: Local::new(site),
             connected: Connected::default(),
             exits: Exits::default(),
@@ -84,6 +100,13 @@ impl Peers {
 
     /// From now on these are the peers: the policy that names them comes into force.
     pub(crate) fn set(&self, config: &Config) {
+        if let Some(overlay) = &self.overlay {
+            let known = |peer: &PeerConfig| Known {
+                name: Arc::clone(&peer.settings.name),
+                key: peer.settings.key,
+            };
+            overlay.set_known(config.peers.iter().map(known).collect());
+        }
         let Some(endpoint) = &self.endpoint else { return };
         let settings: Vec<_> = config.peers.iter().map(|peer| peer.settings.clone()).collect();
         let peers = endpoint.set_peers(&settings);
@@ -120,6 +143,16 @@ impl Peers {
         Arc::new(PeerWay { name: name.to_owned(), connected: self.connected.clone() })
     }
 
+    /// Gateways that are found by name.
+    pub(crate) fn overlay(&self) -> Arc<dyn Transport> {
+        Arc::new(OverlayWay(self.overlay.clone()))
+    }
+
+    /// How the overlay stands, where there is one.
+    pub(crate) async fn overlay_status(&self) -> Option<outsock_transport_overlay::Status> {
+        self.overlay.as_ref()?.status().await
+    }
+
     /// Takes no new streams of peers, and tells them.
     pub(crate) async fn drain(&self) {
         if let Some(endpoint) = &self.endpoint {
@@ -131,6 +164,9 @@ impl Peers {
     pub(crate) async fn close(&self, patience: Duration) {
         if let Some(endpoint) = &self.endpoint {
             endpoint.close(patience).await;
+        }
+        if let Some(overlay) = &self.overlay {
+            overlay.close(patience).await;
         }
     }
 }

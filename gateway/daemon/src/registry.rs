@@ -87,6 +87,7 @@ impl Transports {
                 TransportSettings::Direct
                 | TransportSettings::Local
                 | TransportSettings::Peer
+                | TransportSettings::Overlay
                 | TransportSettings::External(_) => Auth::None,
             };
             let carrier = |all: &[Built], config: &TransportConfig| {
@@ -143,6 +144,7 @@ fn make(
         TransportSettings::Direct => Arc::new(Direct),
         TransportSettings::Local => peers.local(),
         TransportSettings::Peer => peers.way(&config.name),
+        TransportSettings::Overlay => peers.overlay(),
         TransportSettings::Socks5(proxy) => {
             Arc::new(Socks5::new(below, proxy.server.clone(), auth.clone()))
         }

@@ -4,6 +4,7 @@
 //! characters escaped.
 
 mod modules;
+mod overlay;
 
 use std::fmt::Write;
 
@@ -11,6 +12,7 @@ use crate::config::Config;
 use crate::explain::Explanation;
 use crate::gateway::Reloaded;
 pub(crate) use modules::modules;
+pub(crate) use overlay::{peers as overlay_peers, relays as overlay_relays};
 
 use crate::status::{ConnectionStatus, PlaceStatus, Status};
 
@@ -120,6 +122,7 @@ pub(crate) fn status(status: &Status) -> String {
         }
     }
     peers(&mut out, status);
+    overlay::paragraph(&mut out, status.overlay.as_ref());
     published(&mut out, status);
     if !status.connections.is_empty() {
         out.push('\n');

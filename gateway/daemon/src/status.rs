@@ -4,6 +4,7 @@
 //! [`limits::STATUS_CONNECTIONS_MAX`] connections and [`limits::STATUS_LISTENERS_MAX`] listeners are
 //! listed.
 
+mod overlay;
 mod peers;
 
 use std::sync::atomic::Ordering::Relaxed;
@@ -17,6 +18,7 @@ use crate::gateway::Gateway;
 use crate::guests::ServedGuest;
 use crate::limits;
 use crate::policy::Policy;
+pub(crate) use overlay::{OverlayPeerStatus, OverlayStatus, overlay};
 pub(crate) use peers::{ExitStatus, PeerStatus};
 
 /// See the module.
@@ -28,6 +30,9 @@ pub(crate) struct Status {
     /// This gateway's key, if it has one.
     pub(crate) key: Option<String>,
     pub(crate) peers: Vec<PeerStatus>,
+    /// Where there is an `[overlay]`.
+    #[serde(default)]
+    pub(crate) overlay: Option<OverlayStatus>,
     pub(crate) exits: Vec<ExitStatus>,
     pub(crate) publishes: Vec<PublishStatus>,
     pub(crate) listeners: Vec<ListenerStatus>,
@@ -187,6 +192,7 @@ pub(crate) fn status(gateway: &Gateway) -> Status {
         groups: groups.collect(),
         key: policy.peers.key(),
         peers,
+        overlay: None,
         exits: peers::exits(&policy),
         publishes: publishes(&served, &policy),
         listeners,

@@ -16,6 +16,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use outsock_transport::{Destination, DialError, Errno, Origin};
 use outsock_vmrpc::wire::{Malformed, Reader, Writer};
 
 use crate::limits;
@@ -54,6 +55,20 @@ pub enum Target {
         /// The port that the program asked for; a service has its own.
         port: u16,
     },
+}
+
+impl Target {
+    fn named(name: &str, port: u16, peer: &str) -> Self {
+        let service = name
+            .strip_suffix(".peer")
+            .and_then(|rest| rest.strip_suffix(peer))
+            .and_then(|rest| rest.strip_suffix('.'))
+            .filter(|service| !service.is_empty());
+        match service {
+            Some(service) => Self::Service { name: service.to_owned(), port },
+            None => Self::Name { name: name.to_owned(), port },
+        }
+    }
 }
 
 impl fmt::Display for Target {
@@ -100,6 +115,34 @@ pub enum OpenError {
 }
 
 impl Open {
+    /// What a dial asks of the peer that is called `peer`: `db.osaka.peer` is the service `db` of the
+    /// peer `osaka`; other names are the peer's to resolve.
+    ///
+    /// # Errors
+    /// The destination is not the peer's to dial, or the routes lead in a circle.
+    pub fn to(
+        kind: StreamKind,
+        destination: &Destination,
+        peer: &str,
+        origin: &Origin,
+    ) -> Result<Self, DialError> {
+        let target = match destination {
+            Destination::Address(address) => Target::Address(*address),
+            Destination::Name { name, port } => Target::named(name, *port, peer),
+            Destination::Unix(_) => {
+                return Err(DialError::UnsupportedDestination("Unix sockets of another host"));
+            }
+        };
+        let hops = origin.hops.saturating_add(1);
+        if hops > limits::HOPS_MAX {
+            let reason =
+                format!("the routes lead in a circle: {} gateways passed", limits::HOPS_MAX);
+            return Err(DialError::Relayed { errno: Errno::ELOOP, reason });
+        }
+        let guest = origin.guest.as_deref().unwrap_or_default();
+        Ok(Self { kind, hops, trace: origin.trace, origin: guest.to_owned(), target })
+    }
+
     /// The bytes, the version and length included.
     pub fn encode(&self) -> Vec<u8> {
         let kind = match self.kind {

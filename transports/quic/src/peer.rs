@@ -13,10 +13,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use async_trait::async_trait;
-use outsock_peer::limits::HOPS_MAX;
-use outsock_peer::{Bound, Open, StreamKind, Target, ask};
+use outsock_peer::{Bound, Open, StreamKind, ask};
 use outsock_transport::{
-    Capabilities, Carried, Destination, DialError, DialRequest, Dialed, Errno, Flow, FlowRequest,
+    Capabilities, Carried, Destination, DialError, DialRequest, Dialed, Flow, FlowRequest,
     ListenError, Listener, Origin, Stream, Transport,
 };
 use tokio::sync::{mpsc, watch};
@@ -277,33 +276,7 @@ impl Peer {
         to: &Destination,
         origin: &Origin,
     ) -> Result<Open, DialError> {
-        let target = match to {
-            Destination::Address(address) => Target::Address(*address),
-            Destination::Name { name, port } => self.target(name, *port),
-            Destination::Unix(_) => {
-                return Err(DialError::UnsupportedDestination("Unix sockets of another host"));
-            }
-        };
-        let hops = origin.hops.saturating_add(1);
-        if hops > HOPS_MAX {
-            let reason = format!("the routes lead in a circle: {HOPS_MAX} gateways passed");
-            return Err(DialError::Relayed { errno: Errno::ELOOP, reason });
-        }
-        let guest = origin.guest.as_deref().unwrap_or_default();
-        Ok(Open { kind, hops, trace: origin.trace, origin: guest.to_owned(), target })
-    }
-
-    /// `db.osaka.peer` is the service `db` of the peer `osaka`; other names are the peer's to resolve.
-    fn target(&self, name: &str, port: u16) -> Target {
-        let service = name
-            .strip_suffix(".peer")
-            .and_then(|rest| rest.strip_suffix(&*self.settings.name))
-            .and_then(|rest| rest.strip_suffix('.'))
-            .filter(|service| !service.is_empty());
-        match service {
-            Some(service) => Target::Service { name: service.to_owned(), port },
-            None => Target::Name { name: name.to_owned(), port },
-        }
+        Open::to(kind, to, &self.settings.name, origin)
     }
 
     /// What is known of it.

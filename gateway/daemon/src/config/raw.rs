@@ -8,6 +8,7 @@ use outsock_core::route::{
     Cidr, DomainPattern, Entry, Glob, GuestPattern, PortRange, Protocol, UserPattern,
 };
 use outsock_peer::PeerKey;
+use outsock_transport_overlay::Address;
 use outsock_transport_tls::Pin;
 use outsock_vmrpc::Errno;
 use serde::Deserialize;
@@ -27,6 +28,7 @@ pub(super) struct Config {
     pub(super) identity: Option<Identity>,
     #[serde(default = "super::defaults")]
     pub(super) quic: Quic,
+    pub(super) overlay: Option<Overlay>,
     #[serde(default)]
     pub(super) peer: Vec<Peer>,
     #[serde(default)]
@@ -132,6 +134,33 @@ pub(super) struct Quic {
     pub(super) ack_frequency: bool,
     #[serde(default)]
     pub(super) congestion: Congestion,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Overlay {
+    pub(super) network: Spanned<String>,
+    #[serde(default)]
+    pub(super) listen: Vec<Spanned<Text<Address>>>,
+    #[serde(default)]
+    pub(super) external: Vec<Spanned<Text<Address>>>,
+    #[serde(default)]
+    pub(super) bootstrap: Vec<Spanned<Text<Address>>>,
+    #[serde(default)]
+    pub(super) supernode: Wish,
+    #[serde(default)]
+    pub(super) mdns: bool,
+    #[serde(default)]
+    pub(super) services: Vec<Text<Entry<Glob>>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Wish {
+    #[default]
+    Auto,
+    Never,
+    Always,
 }
 
 fn stream_window_bytes() -> Spanned<u32> {

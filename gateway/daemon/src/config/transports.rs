@@ -59,6 +59,8 @@ pub(crate) enum TransportSettings {
     Local,
     /// Another gateway: one for each `[[peer]]`.
     Peer,
+    /// Gateways that are found by name. There is one, where there is an `[overlay]`.
+    Overlay,
     Socks5(ProxyConfig),
     HttpConnect(ProxyConfig),
     External(Box<ExternalConfig>),

@@ -13,10 +13,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use outsock_core::route::{Protocol, canonical, canonical_name};
 use outsock_peer::{Bound, Open, Refusal, StreamKind, Target};
 use outsock_transport::{Carried, DialError, Flow, Inbound, Origin, Stream};
-use outsock_transport_quic::Incoming;
 use outsock_vmrpc::Errno;
 use outsock_vmrpc::socket::Asserted;
 
+use super::arriving::Arriving;
 use super::exits::PeerCounts;
 use super::sessions::relay;
 use crate::choose::{Asker, Wanted, choose};
@@ -30,17 +30,29 @@ use crate::socket_module::Sockets;
 /// Serves the peers' streams until the endpoint ends.
 pub(crate) async fn serve(sockets: Arc<Sockets>) {
     let policy = sockets.policy();
-    let Some(endpoint) = policy.peers.endpoint.clone() else { return };
+    let (endpoint, overlay) = (policy.peers.endpoint.clone(), policy.peers.overlay.clone());
     drop(policy);
-    while let Some(incoming) = endpoint.accept().await {
-        tokio::spawn(one(Arc::clone(&sockets), incoming));
-    }
+    let by_quic = async {
+        let Some(endpoint) = endpoint else { return };
+        while let Some(incoming) = endpoint.accept().await {
+            tokio::spawn(one(Arc::clone(&sockets), Arriving::Quic(incoming)));
+        }
+    };
+    let by_overlay = async {
+        let Some(overlay) = overlay else { return };
+        while let Some(incoming) = overlay.accept().await {
+            tokio::spawn(one(Arc::clone(&sockets), Arriving::Overlay(incoming)));
+        }
+    };
+    tokio::join!(by_quic, by_overlay);
 }
 
-async fn one(sockets: Arc<Sockets>, mut incoming: Incoming) {
+async fn one(sockets: Arc<Sockets>, mut incoming: Arriving) {
     let policy = sockets.policy();
-    let peer = Arc::clone(incoming.peer().name());
-    let counts = policy.peers.exits.of(&peer);
+    let peer = incoming.name(&policy);
+    // Gateways that no [[peer]] names share one count, so that there are never more than peers.
+    let counted = incoming.config(&policy).map_or(&*peer, PeerConfig::name);
+    let counts = policy.peers.exits.of(counted);
     let cancelled = incoming.cancelled();
     let course = Course { sockets: &sockets, policy: &policy, peer: &peer, counts: &counts };
     let decided = tokio::select! {
@@ -95,13 +107,18 @@ enum Ready {
 type SocketOrName = Option<SocketAddr>;
 
 impl Course<'_> {
-    async fn decide(&self, incoming: &Incoming) -> Result<Ready, Refusal> {
+    async fn decide(&self, incoming: &Arriving) -> Result<Ready, Refusal> {
         if self.sockets.is_draining() {
             return Err(Refusal::new(Errno::ENETDOWN, "the gateway is about to end"));
         }
-        let config = self.policy.config.peers.iter().find(|peer| peer.name() == self.peer);
-        let config = config.ok_or_else(|| Refusal::new(Errno::EACCES, "no such peer any more"))?;
+        let config = incoming
+            .config(self.policy)
+            .ok_or_else(|| Refusal::new(Errno::EACCES, "no such peer any more"))?;
         let open = incoming.open();
+        if carried(open.kind).is_some() && !incoming.carries_datagrams() {
+            let reason = "the overlay carries no datagrams: peers have them over QUIC";
+            return Err(Refusal::new(Errno::EOPNOTSUPP, reason));
+        }
         match &open.target {
             Target::Service { name, .. } => self.service(config, open, name).await,
             Target::Name { name, port } => self.exit(config, open, Some(name), None, *port).await,
@@ -202,7 +219,7 @@ impl Course<'_> {
     }
 
     /// Says yes, and moves bytes until the connection ends.
-    async fn connect(&self, incoming: Incoming, ready: Ready) {
+    async fn connect(&self, incoming: Arriving, ready: Ready) {
         let (origin, to) = (incoming.open().origin.clone(), incoming.open().target.to_string());
         let trace = incoming.open().trace;
         tracing::debug!(peer = self.peer, origin, to, trace, "a peer's stream is connected");
@@ -234,7 +251,7 @@ impl Course<'_> {
     }
 
     /// Counts a refusal, and logs it while the peer's share of the log lasts.
-    fn report(&self, incoming: &Incoming, refusal: &Refusal) {
+    fn report(&self, incoming: &Arriving, refusal: &Refusal) {
         let is_rule = refusal.errno == Errno::EACCES;
         let counter = if is_rule { &self.counts.refused } else { &self.counts.failed };
         counter.fetch_add(1, Relaxed);

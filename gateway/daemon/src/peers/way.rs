@@ -11,9 +11,11 @@ use outsock_transport::{
     Capabilities, Carried, Destination, DialError, DialRequest, Dialed, Flow, FlowRequest,
     ListenError, Listener, Transport,
 };
+use outsock_transport_overlay::{OpenNetwork, Overlay, Settings};
 use outsock_transport_quic::Peer;
 
 use super::Connected;
+use crate::config::Fixed;
 
 /// See the module.
 #[derive(Debug)]
@@ -70,5 +72,44 @@ impl Transport for PeerWay {
             // Removed since the rules were asked.
             None => Err(DialError::NetworkDown),
         }
+    }
+}
+
+/// The overlay as a route's way. A policy that only answers questions has none behind it.
+#[derive(Debug)]
+pub(super) struct OverlayWay(pub(super) Option<Arc<Overlay>>);
+
+#[async_trait]
+impl Transport for OverlayWay {
+    fn kind(&self) -> &'static str {
+        "overlay"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        outsock_transport_overlay::CAPABILITIES
+    }
+
+    async fn dial(&self, request: DialRequest) -> Result<Dialed, DialError> {
+        match &self.0 {
+            Some(overlay) => overlay.dial(request).await,
+            None => Err(DialError::NetworkDown),
+        }
+    }
+
+    async fn listen(&self, _at: &Destination) -> Result<Box<dyn Listener>, ListenError> {
+        Err(ListenError::Unsupported("the overlay: listen = \"service:NAME\" offers to peers"))
+    }
+}
+
+/// What the configuration says, as the overlay wants it.
+pub(super) fn settings(fixed: &Fixed) -> Settings {
+    Settings {
+        network: fixed.network.clone(),
+        gate: Arc::new(OpenNetwork(fixed.network.clone())),
+        listen: fixed.listen.clone(),
+        external: fixed.external.clone(),
+        bootstrap: fixed.bootstrap.clone(),
+        supernode: fixed.supernode,
+        mdns: fixed.mdns,
     }
 }
