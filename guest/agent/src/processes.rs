@@ -21,6 +21,7 @@ pub(crate) struct Process {
     handle: OwnedFd,
     epoll_sets: RefCell<EpollSets>,
     ancestors: OnceCell<Vec<u32>>,
+    descendants: RefCell<kin::Descendants>,
 }
 
 /// The numbers of a process's epoll sets, as far as it had them when they were looked for.
@@ -43,7 +44,8 @@ impl Process {
         // Those that it was born under: who dies is no relative any more, and a reused number of one
         // would need the same socket at the same place.
         let ancestors = self.ancestors.get_or_init(|| kin::ancestors(self.id));
-        kin::share(ancestors, self.id, thread, number, inode)
+        let mut descendants = self.descendants.borrow_mut();
+        kin::share(ancestors, &mut descendants, (self.id, thread), number, inode)
     }
 
     /// The numbers that are (or were) epoll sets. Looks through all descriptors only the first time
@@ -104,6 +106,7 @@ impl Processes {
             handle,
             epoll_sets: RefCell::default(),
             ancestors: OnceCell::new(),
+            descendants: RefCell::default(),
         });
         if self.known.insert(id, Rc::clone(&process)).is_none() {
             self.order.push_back(id);
