@@ -130,15 +130,28 @@ impl Supervisor {
         let thread = notification.thread;
         let only = numbers.first().copied().filter(|_| numbers.len() == 1);
         let registered = epoll::registrations(process, only, old_inode, now);
-        self.mover.move_all(old.as_fd(), new.as_fd(), &registered)?;
+        self.mover.move_all(old.as_fd(), new.as_fd(), &registered).map_err(not_the_caller)?;
+        let mut replaced = false;
         for &number in numbers {
-            let close_on_exec = proc::fd_info(thread, number)?.close_on_exec();
+            // Another thread may have closed one of several numbers just now.
+            let Ok(info) = proc::fd_info(thread, number) else { continue };
+            let close_on_exec = info.close_on_exec();
             let listener = self.listener.as_fd();
             let id = notification.id;
             sys::seccomp::replace_fd(listener, id, new.as_fd(), number, close_on_exec)?;
+            replaced = true;
         }
         self.duplicated.forget(old_inode);
-        Ok(())
+        if replaced { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EBADF)) }
+    }
+}
+
+/// ENOENT says that the caller is gone, when it comes of a notification. Of anything else it says that another
+/// thread was faster.
+fn not_the_caller(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(libc::ENOENT) => io::Error::from_raw_os_error(libc::EBADF),
+        _ => error,
     }
 }
 
