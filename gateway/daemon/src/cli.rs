@@ -4,6 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+mod network;
+
+pub(crate) use network::{Network, NetworkCommand};
+
 use crate::config::{ADMIN_SOCKET, KEY_FILE};
 use crate::explain::Question;
 
@@ -40,6 +44,8 @@ pub(crate) enum Command {
     /// The file (mode 0600) goes into `[identity] key_file`; what is printed goes into the peers'
     /// `[[peer]] key`. It is a libp2p PeerId. A file that exists is never overwritten.
     Keygen(Keygen),
+    /// Make a private network of gateways, and say who belongs to it.
+    Network(Network),
     /// Check a configuration file and say what is wrong with it.
     Check(Check),
     /// Show the guests and connections of a running gateway.

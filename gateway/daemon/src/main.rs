@@ -19,6 +19,7 @@
 //! | `registry`, `group` | transport kinds, groups of transports and their health |
 //! | `peers` | other gateways: their streams, their exits |
 //! | `names`, `seen`, `upstream` | synthetic addresses, names just resolved, the host's resolvers |
+//! | `network` | the authority of a private network: its key, certificates, revocations |
 //! | `own` | whether an address is this host's |
 //! | `connections` | who is connected where |
 //! | `pump`, `throttle` | bytes between a guest's bridge and a far end, and how many a second |
@@ -49,6 +50,7 @@ mod logs;
 mod modules;
 mod modules_module;
 mod names;
+mod network;
 mod own;
 mod own_tls;
 mod peers;
@@ -89,6 +91,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         cli::Command::Run(run) => run_gateway(&run),
         cli::Command::Keygen(keygen) => make_key(&keygen),
+        cli::Command::Network(what) => network::run(&what.command),
         cli::Command::Check(check) => check_config(&check),
         cli::Command::Become(what) => launch::become_program(&what),
         cli::Command::Status(status) => show_status(&status),
