@@ -33,7 +33,7 @@ pub(crate) use error::ConfigError;
 use error::Place;
 pub(crate) use guests::{Guest, GuestLimits, Resolve};
 pub(crate) use modules::{ModuleConfig, ModuleKind};
-pub(crate) use overlay::{Fixed, OverlayConfig};
+pub(crate) use overlay::{Fixed, OverlayConfig, Private};
 use peers::Around;
 pub(crate) use peers::{IdentityConfig, PeerConfig};
 pub(crate) use publish::{DatagramPlace, Publish};

@@ -266,5 +266,9 @@ pub(crate) const OVERLAY_ADDRESSES_MAX: usize = 64;
 
 /// Bytes of a network's name: it stands in the names of the overlay's protocols.
 pub(crate) const NETWORK_NAME_BYTES_MAX: usize = 63;
+
+/// Bytes of a file with a certificate or a list of revocations.
+pub(crate) const MEMBERSHIP_FILE_BYTES_MAX: u64 = 256 * 1024;
+
 /// Bytes of a private network's list of members: some 10,000 lines.
 pub(crate) const MEMBERS_FILE_BYTES_MAX: u64 = 1 << 20;

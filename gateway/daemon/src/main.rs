@@ -141,10 +141,11 @@ fn check_config(check: &cli::Check) -> anyhow::Result<()> {
     let summary = show::summary(&config);
     let key_file = config.identity.as_ref().map(|identity| identity.key_file.clone());
     // Also what the file names must be there. Nothing is dialled and nothing started.
-    let _entered = runtime()?.block_on(async { policy::Policy::build(config, None) })?;
     if let Some(identity) = &key_file {
-        outsock_peer::Identity::load(identity)?;
+        let identity = outsock_peer::Identity::load(identity)?;
+        peers::members(&config, identity.key())?;
     }
+    let _entered = runtime()?.block_on(async { policy::Policy::build(config, None) })?;
     println!("{summary}");
     Ok(())
 }

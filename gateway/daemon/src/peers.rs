@@ -10,11 +10,13 @@
 //! | `arriving` | a peer's stream, whichever carrier it came by |
 //! | `serve` | what becomes of it |
 //! | `sessions` | a peer's session of datagrams |
+//! | `gate` | who belongs to a private network |
 //! | `exits` | peers' connections that leave from here, and their counters |
 //! | `way` | a peer as a route's way |
 
 mod arriving;
 mod exits;
+mod gate;
 mod serve;
 mod sessions;
 mod way;
@@ -22,13 +24,14 @@ mod way;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use outsock_peer::Identity;
+use outsock_peer::{Identity, PeerKey};
 use outsock_transport::{ListenError, Transport};
 use outsock_transport_local::{Local, SessionListener};
 use outsock_transport_overlay::{Known, Overlay};
 use outsock_transport_quic::{Endpoint, Peer};
 
 pub(crate) use exits::Exits;
+use gate::Members;
 pub(crate) use serve::serve;
 use way::{OverlayWay, PeerWay};
 
@@ -39,9 +42,16 @@ use crate::config::{Config, PeerConfig};
 pub(crate) struct Peers {
     endpoint: Option<Arc<Endpoint>>,
     overlay: Option<Arc<Overlay>>,
+    members: Option<Members>,
     local: Local,
     connected: Connected,
     pub(crate) exits: Exits,
+}
+
+/// The right to be in the network, where that is private.
+pub(crate) fn members(config: &Config, key: PeerKey) -> anyhow::Result<Option<Members>> {
+    let private = config.overlay.as_ref().and_then(|overlay| overlay.fixed.private.as_ref());
+    private.map(|private| Members::load(private, key)).transpose()
 }
 
 /// The peers of the policy in force.
@@ -68,30 +78,34 @@ impl Peers {
                 Some(Arc::new(endpoint))
             }
         };
-        let overlay = match (&config.overlay, &config.identity) {
+        let (overlay, members) = match (&config.overlay, &config.identity) {
             (Some(overlay), Some(identity)) => {
                 let identity = Identity::load(&identity.key_file)?;
-                Some(Arc::new(Overlay::start(&identity, way::settings(&overlay.fixed))?))
+                let members = members(config, identity.key())?;
+                let settings = way::settings(&overlay.fixed, members.as_ref());
+                (Some(Arc::new(Overlay::start(&identity, settings)?)), members)
             }
-            (None, _) | (_, None) => None,
+            (None, _) | (_, None) => (None, None),
         };
-        Ok(Self::new(config, endpoint, overlay))
+        Ok(Self::new(config, endpoint, overlay, members))
     }
 
     /// Without a socket: for questions to a file.
     pub(crate) fn offline(config: &Config) -> Arc<Self> {
-        Self::new(config, None, None)
+        Self::new(config, None, None, None)
     }
 
     fn new(
         config: &Config,
         endpoint: Option<Arc<Endpoint>>,
         overlay: Option<Arc<Overlay>>,
+        members: Option<Members>,
     ) -> Arc<Self> {
         let site = config.identity.as_ref().and_then(|identity| identity.site.as_deref());
         Arc::new(Self {
             endpoint,
             overlay,
+            members,
             local: Local::new(site),
             connected: Connected::default(),
             exits: Exits::default(),
@@ -100,6 +114,12 @@ impl Peers {
 
     /// From now on these are the peers: the policy that names them comes into force.
     pub(crate) fn set(&self, config: &Config) {
+        let private = config.overlay.as_ref().and_then(|overlay| overlay.fixed.private.as_ref());
+        if let (Some(members), Some(private)) = (&self.members, private)
+            && let Err(error) = members.read_revocations(private)
+        {
+            tracing::warn!("the revocations stay as they were: {error:#}");
+        }
         if let Some(overlay) = &self.overlay {
             let known = |peer: &PeerConfig| Known {
                 name: Arc::clone(&peer.settings.name),

@@ -4,6 +4,8 @@
 //! overlay at all; who is named by no `[[peer]]` may use only the services written down here. Bounds:
 //! [`limits::OVERLAY_ADDRESSES_MAX`], [`limits::NETWORK_NAME_BYTES_MAX`].
 
+use std::path::PathBuf;
+
 use outsock_core::route::{Condition, Glob, RouteTable};
 use outsock_peer::PeerKey;
 use outsock_transport_overlay::{Address, Wish};
@@ -38,6 +40,15 @@ pub(crate) struct Fixed {
     pub(crate) bootstrap: Vec<Address>,
     pub(crate) supernode: Wish,
     pub(crate) mdns: bool,
+    pub(crate) private: Option<Private>,
+}
+
+/// What makes a network private.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Private {
+    pub(crate) authority: PeerKey,
+    pub(crate) certificate_file: PathBuf,
+    pub(crate) revocations_file: Option<PathBuf>,
 }
 
 pub(super) fn check(
@@ -70,6 +81,7 @@ pub(super) fn check(
         bootstrap: addresses(&raw.bootstrap, true, place)?,
         supernode: raw.supernode.into(),
         mdns: raw.mdns,
+        private: private(raw, place)?,
     };
     let strangers = PeerConfig {
         settings: PeerSettings {
@@ -85,6 +97,28 @@ pub(super) fn check(
         exit_details: Vec::new(),
     };
     Ok(Some(OverlayConfig { fixed, strangers }))
+}
+
+fn private(raw: &raw::Overlay, place: Place<'_>) -> Result<Option<Private>, ConfigError> {
+    let files = [&raw.certificate_file, &raw.revocations_file];
+    match (&raw.authority, &raw.certificate_file) {
+        (None, _) => match files.into_iter().flatten().next() {
+            Some(file) => {
+                Err(place.at(file.span(), "whose? [overlay] authority = \"KEY\" says it"))
+            }
+            None => Ok(None),
+        },
+        (Some(authority), None) => {
+            let message = "a private network's gateway has a certificate: outsock-gateway network \
+                           sign, then [overlay] certificate_file = \"FILE\"";
+            Err(place.at(authority.span(), message))
+        }
+        (Some(authority), Some(file)) => Ok(Some(Private {
+            authority: authority.get_ref().0,
+            certificate_file: file.get_ref().clone(),
+            revocations_file: raw.revocations_file.as_ref().map(|file| file.get_ref().clone()),
+        })),
+    }
 }
 
 fn addresses(

@@ -152,6 +152,9 @@ pub(super) struct Overlay {
     pub(super) mdns: bool,
     #[serde(default)]
     pub(super) services: Vec<Text<Entry<Glob>>>,
+    pub(super) authority: Option<Spanned<Text<PeerKey>>>,
+    pub(super) certificate_file: Option<Spanned<PathBuf>>,
+    pub(super) revocations_file: Option<Spanned<PathBuf>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]

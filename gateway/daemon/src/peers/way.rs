@@ -11,10 +11,11 @@ use outsock_transport::{
     Capabilities, Carried, Destination, DialError, DialRequest, Dialed, Flow, FlowRequest,
     ListenError, Listener, Transport,
 };
-use outsock_transport_overlay::{OpenNetwork, Overlay, Settings};
+use outsock_transport_overlay::{Gate, OpenNetwork, Overlay, Settings};
 use outsock_transport_quic::Peer;
 
 use super::Connected;
+use super::gate::Members;
 use crate::config::Fixed;
 
 /// See the module.
@@ -102,10 +103,14 @@ impl Transport for OverlayWay {
 }
 
 /// What the configuration says, as the overlay wants it.
-pub(super) fn settings(fixed: &Fixed) -> Settings {
+pub(super) fn settings(fixed: &Fixed, members: Option<&Members>) -> Settings {
+    let gate: Arc<dyn Gate> = match members {
+        Some(members) => Arc::new(members.clone()),
+        None => Arc::new(OpenNetwork(fixed.network.clone())),
+    };
     Settings {
         network: fixed.network.clone(),
-        gate: Arc::new(OpenNetwork(fixed.network.clone())),
+        gate,
         listen: fixed.listen.clone(),
         external: fixed.external.clone(),
         bootstrap: fixed.bootstrap.clone(),
