@@ -46,9 +46,8 @@ async def relay(near, far, xor):
 async def socks(reader, writer):
     """One client of the gateway's: RFC 1928, with the arguments in the two fields of RFC 1929."""
     _, count = await reader.readexactly(2)
-    methods = await reader.readexactly(count)
     arguments = b""
-    if 2 in methods:
+    if 2 in await reader.readexactly(count):
         writer.write(b"\x05\x02")
         _, length = await reader.readexactly(2)
         arguments = await reader.readexactly(length)

@@ -125,6 +125,36 @@ fn tls_over_a_python_script() {
     nothing_left_out(&report, 2);
 }
 
+/// A program that somebody is writing, by variables: docs/writing-a-transport.md.
+#[test]
+fn yours() {
+    let variable = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+    let Some(words) = variable("OUTSOCK_PROGRAM") else { return };
+    let mut words = words.split_whitespace().map(str::to_owned);
+    let name = words.next().unwrap_or_default();
+    let path = if name.starts_with('/') { Some(PathBuf::from(&name)) } else { program(&name) };
+    let path = path.unwrap_or_else(|| panic!("OUTSOCK_PROGRAM: there is no program {name}"));
+    let method = variable("OUTSOCK_METHOD").expect("OUTSOCK_METHOD: what it calls its transport");
+    let mut settings = ExternalSettings::new(path, method, PathBuf::new());
+    settings.arguments = words.map(Into::into).collect();
+    settings.half_close = variable("OUTSOCK_HONEST_ENDS").is_some();
+    settings.reset = settings.half_close;
+    let options = variable("OUTSOCK_OPTIONS").unwrap_or_default();
+    let pairs = options.split(';').filter_map(|pair| pair.split_once('='));
+    settings.options = pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    settings.server_options.clone_from(&settings.options);
+    let honest = settings.half_close;
+    conformance::run("yours", || async {
+        let folder = TempDir::new().unwrap();
+        Through {
+            dialer: Arc::new(External::new(at(&folder, "client", &settings))),
+            listener: Arc::new(External::new(at(&folder, "server", &settings))),
+            exceptions: if honest { of_a_process } else { of_obfs4 },
+            _folder: folder,
+        }
+    });
+}
+
 /// Both ends with keys of their own; the client knows the server's.
 async fn obfs4(program: PathBuf) -> (TempDir, External, External) {
     let folder = TempDir::new().unwrap();
