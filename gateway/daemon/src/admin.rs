@@ -22,7 +22,7 @@ use crate::explain::{Question, explain};
 use crate::gateway::{Gateway, ReloadError, Reloaded};
 use crate::limits;
 use crate::modules_module::listing;
-use crate::status::{overlay, status};
+use crate::status::{OverlayRecord, overlay, status};
 
 /// What a client asks.
 #[derive(Debug, Serialize, Deserialize)]
@@ -34,6 +34,11 @@ pub(crate) enum Ask {
     Reload,
     /// Which rule decides.
     Explain(Question),
+    /// What the overlay's directory says about a name.
+    Lookup {
+        /// `SERVICE.SITE.peer`, `SITE`, or a key.
+        name: String,
+    },
     /// Who uses which host module.
     Modules,
 }
@@ -93,6 +98,10 @@ async fn answer(client: UnixStream, gateway: &Gateway) -> std::io::Result<()> {
             let policy = sockets.policy();
             let names = Some(&*sockets.names);
             outcome(explain(&policy, &sockets.own, names, &question).await)?
+        }
+        Ok(Ask::Lookup { name }) => {
+            let found = gateway.sockets.policy().peers.overlay_lookup(&name).await;
+            outcome(found.map(OverlayRecord::from))?
         }
         Ok(Ask::Modules) => serde_json::to_value(listing(&gateway.registry))?,
         Err(error) => refusal(&error),

@@ -72,6 +72,8 @@ pub(crate) enum Overlay {
     Peers(Status),
     /// Show the supernodes by which others reach this gateway.
     Relays(Status),
+    /// Ask the network's directory where a gateway is.
+    Lookup(Lookup),
 }
 
 #[derive(Debug, Args)]
@@ -123,6 +125,14 @@ pub(crate) struct Status {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Lookup {
+    /// SERVICE.SITE.peer, a site's name, or a key.
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) asked: Status,
 }
 
 #[derive(Debug, Args)]

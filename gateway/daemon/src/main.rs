@@ -174,21 +174,33 @@ fn show_status(status: &cli::Status) -> anyhow::Result<()> {
 }
 
 fn show_overlay(asked: &cli::Overlay) -> anyhow::Result<()> {
-    let (cli::Overlay::Peers(status) | cli::Overlay::Relays(status)) = asked;
+    let (status, list) = match asked {
+        cli::Overlay::Peers(status) => (status, true),
+        cli::Overlay::Relays(status) => (status, false),
+        cli::Overlay::Lookup(lookup) => return show_lookup(lookup),
+    };
     let path = admin_socket(status.config.as_deref(), &status.admin_socket)?;
     let answer: status::Status = admin::ask(&path, &Ask::Status)?;
-    let overlay = answer.overlay.ok_or_else(|| {
-        anyhow::anyhow!("this gateway is in no overlay: its configuration has no [overlay]")
-    })?;
-    match (asked, status.json) {
-        (cli::Overlay::Peers(_), true) => {
-            println!("{}", serde_json::to_string_pretty(&overlay.peers)?);
-        }
-        (cli::Overlay::Relays(_), true) => {
-            println!("{}", serde_json::to_string_pretty(&overlay.relays)?);
-        }
-        (cli::Overlay::Peers(_), false) => print!("{}", show::overlay_peers(&overlay)),
-        (cli::Overlay::Relays(_), false) => print!("{}", show::overlay_relays(&overlay)),
+    let overlay = answer.overlay.ok_or(peers::LookupError::NoOverlay)?;
+    match (list, status.json) {
+        (true, true) => println!("{}", serde_json::to_string_pretty(&overlay.peers)?),
+        (false, true) => println!("{}", serde_json::to_string_pretty(&overlay.relays)?),
+        (true, false) => print!("{}", show::overlay_peers(&overlay)),
+        (false, false) => print!("{}", show::overlay_relays(&overlay)),
+    }
+    Ok(())
+}
+
+fn show_lookup(lookup: &cli::Lookup) -> anyhow::Result<()> {
+    let asked = &lookup.asked;
+    let path = admin_socket(asked.config.as_deref(), &asked.admin_socket)?;
+    let ask = Ask::Lookup { name: lookup.name.clone() };
+    let record: status::OverlayRecord = admin::ask(&path, &ask)?;
+    if asked.json {
+        println!("{}", serde_json::to_string_pretty(&record)?);
+    } else {
+        println!("{}", record.key);
+        record.addresses.iter().for_each(|address| println!("  {address}"));
     }
     Ok(())
 }

@@ -54,6 +54,20 @@ pub(crate) fn members(config: &Config, key: PeerKey) -> anyhow::Result<Option<Me
     private.map(|private| Members::load(private, key)).transpose()
 }
 
+/// Why the overlay's directory says nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LookupError {
+    /// There is none.
+    #[error("this gateway is in no overlay: its configuration has no [overlay]")]
+    NoOverlay,
+    /// No `[[peer]]` is called so.
+    #[error("no [[peer]] is called {0:?}, and it is no key: names belong to keys here")]
+    UnknownName(String),
+    /// Nobody keeps a record, or none that holds.
+    #[error("the directory has no record of {0}: it is not in the network, or has just come")]
+    NoRecord(String),
+}
+
 /// The peers of the policy in force.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Connected(Arc<Mutex<Vec<Arc<Peer>>>>);
@@ -171,6 +185,18 @@ impl Peers {
     /// How the overlay stands, where there is one.
     pub(crate) async fn overlay_status(&self) -> Option<outsock_transport_overlay::Status> {
         self.overlay.as_ref()?.status().await
+    }
+
+    /// What the overlay's directory says about a site, or about a key.
+    pub(crate) async fn overlay_lookup(
+        &self,
+        name: &str,
+    ) -> Result<outsock_transport_overlay::Record, LookupError> {
+        let overlay = self.overlay.as_ref().ok_or(LookupError::NoOverlay)?;
+        let site = Overlay::site_of(name);
+        let key = overlay.resolve(site).or_else(|| name.parse().ok());
+        let key = key.ok_or_else(|| LookupError::UnknownName(site.to_owned()))?;
+        overlay.lookup(&key).await.map_err(|_| LookupError::NoRecord(key.to_string()))
     }
 
     /// Takes no new streams of peers, and tells them.

@@ -18,7 +18,7 @@ use crate::gateway::Gateway;
 use crate::guests::ServedGuest;
 use crate::limits;
 use crate::policy::Policy;
-pub(crate) use overlay::{OverlayPeerStatus, OverlayStatus, overlay};
+pub(crate) use overlay::{OverlayPeerStatus, OverlayRecord, OverlayStatus, overlay};
 pub(crate) use peers::{ExitStatus, PeerStatus};
 
 /// See the module.

@@ -18,7 +18,7 @@ use futures::StreamExt as _;
 use libp2p::identity::Keypair;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, Swarm};
-use libp2p::{Multiaddr, PeerId, kad};
+use libp2p::{Multiaddr, PeerId, TransportError, kad};
 use outsock_transport::DialError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
@@ -127,10 +127,13 @@ impl Node {
             let id = best.id;
             return self.swarm.behaviour_mut().streams.open(peer, id, reply);
         }
-        let Some(addresses) = addresses else {
+        let Some(mut addresses) = addresses else {
             let _ = reply.send(Err(DialError::HostUnreachable));
             return;
         };
+        // The directory forgets an address that failed once.
+        let fixed = self.settings.bootstrap.iter().filter(|at| at.peer() == Some(peer));
+        addresses.extend(fixed.map(|at| at.0.clone()));
         let waiting = self.waiting.entry(peer).or_default();
         waiting.retain(|reply| !reply.is_closed());
         if waiting.len() >= limits::WAITING_PER_PEER_MAX {
@@ -206,7 +209,10 @@ fn of_dial(error: &libp2p::swarm::DialError) -> DialError {
         }
         Swarm::Denied { .. } => DialError::OutOfResources("connections of the overlay"),
         Swarm::Transport(tried) => {
-            let refused = tried.iter().find_map(|(_, error)| not_admitted(error));
+            let refused = tried.iter().find_map(|(_, error)| match error {
+                TransportError::Other(error) => not_admitted(error),
+                TransportError::MultiaddrNotSupported(_) => None,
+            });
             refused.map_or(DialError::HostUnreachable, DialError::NotAuthenticated)
         }
         Swarm::NoAddresses | Swarm::DialPeerConditionFalse(_) | Swarm::Aborted => {
@@ -216,7 +222,7 @@ fn of_dial(error: &libp2p::swarm::DialError) -> DialError {
 }
 
 /// The word of a gate. libp2p's wrappings pass its text on, but not its type.
-fn not_admitted(error: &impl std::fmt::Display) -> Option<String> {
+fn not_admitted(error: &std::io::Error) -> Option<String> {
     let text = error.to_string();
     text.find(crate::admission::NOT_ADMITTED).map(|at| text[at..].to_owned())
 }

@@ -214,6 +214,11 @@ impl Overlay {
         best.ok_or(DialError::HostUnreachable)
     }
 
+    /// The site that a name speaks of: `SERVICE.SITE.peer`, `SITE.peer`, or the site alone.
+    pub fn site_of(name: &str) -> &str {
+        site_of(name).unwrap_or(name)
+    }
+
     /// The key that a site's name means here.
     pub fn resolve(&self, site: &str) -> Option<PeerKey> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).get(site).copied()

@@ -76,7 +76,7 @@ pub enum RecordError {
 }
 
 impl Record {
-    /// Where an address of it is, as texts.
+    /// Its addresses, as texts.
     pub fn addresses(&self) -> impl Iterator<Item = String> + '_ {
         self.addresses.iter().map(ToString::to_string)
     }

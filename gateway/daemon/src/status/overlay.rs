@@ -49,6 +49,27 @@ pub(crate) struct OverlayPeerStatus {
     pub(crate) connected_ms: u64,
 }
 
+/// What the directory says of a gateway.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct OverlayRecord {
+    pub(crate) key: String,
+    pub(crate) addresses: Vec<String>,
+    /// When it was signed, milliseconds since 1970.
+    pub(crate) issued_ms: u64,
+    pub(crate) lifetime_s: u64,
+}
+
+impl From<outsock_transport_overlay::Record> for OverlayRecord {
+    fn from(record: outsock_transport_overlay::Record) -> Self {
+        Self {
+            key: record.key.to_string(),
+            addresses: record.addresses().collect(),
+            issued_ms: record.issued_ms,
+            lifetime_s: record.lifetime.as_secs(),
+        }
+    }
+}
+
 pub(crate) async fn overlay(policy: &Policy) -> Option<OverlayStatus> {
     let status = policy.peers.overlay_status().await?;
     let peers = policy.config.peers.iter();
