@@ -31,6 +31,15 @@
 //! * **A peer that starts anew** says so in its first control message, and by stateless resets whose key
 //!   follows from its identity: connections to its earlier life end at once with `ECONNRESET`.
 //! * **Large datagrams** go through the session's stream: none is cut or lost without a word.
+//! * **A stream's window is a part of its connection's**, so that streams that nobody reads leave room for
+//!   others. quinn fixes windows when a connection begins; they do not follow how fast a stream is read.
+//!
+//! # What the tests do not stage
+//!
+//! A network card whose GSO fails in the middle (the suite runs without offloads instead); a connection
+//! idle for an hour (three times the time after which a silent peer is dead instead); a change of the
+//! host's interfaces (the UDP socket moves instead). Delay, loss, cuts and small paths are made in user
+//! space, because the test kernels have no `netem`.
 #![forbid(unsafe_code)]
 
 mod datagrams;

@@ -380,3 +380,32 @@ async fn ask_on(link: &Link, stream: &mut QuicStream, open: &Open) -> Result<Bou
         outcome => outcome,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use outsock_peer::{Identity, Reply};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::{Endpoint, Settings};
+
+    #[tokio::test]
+    async fn a_header_of_another_version_is_refused_by_name() {
+        let settings = || Settings { listen: ([127, 0, 0, 1], 0).into(), ..Settings::default() };
+        let identities = [1, 2].map(|seed| Identity::from_seed([seed; 32]).unwrap());
+        let [near, far] = identities.each_ref().map(|it| Endpoint::start(it, settings()).unwrap());
+        far.set_peers(&[PeerSettings::new("near", near.key(), &[])]);
+        let at = [far.local_addr().unwrap().to_string()];
+        let peer = near.set_peers(&[PeerSettings::new("far", far.key(), &at)]).remove(0);
+        let (_link, mut stream) = peer.open_stream().await.unwrap();
+        stream.write_all(&[outsock_peer::open::VERSION + 1, 3, 0, 1, 2, 3]).await.unwrap();
+        let mut reply = Vec::new();
+        stream.read_to_end(&mut reply).await.unwrap();
+        let Ok(Reply::Refused(refusal)) = Reply::decode(&reply[3..]) else { panic!("{reply:?}") };
+        assert_eq!(refusal.errno, Errno::EPROTONOSUPPORT);
+        assert!(refusal.reason.contains("version"), "{}", refusal.reason);
+        assert_eq!(peer.status().connections, 1, "only the stream is refused");
+    }
+}

@@ -317,3 +317,23 @@ async fn a_name_that_does_not_resolve_and_a_port_where_nobody_is() {
     let error = nowhere.dial(request(service("x"))).await.unwrap_err();
     assert_eq!(error, DialError::HostUnreachable);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_connections_to_a_peer_share_its_streams() {
+    let (near, far) = (Site::start(1, settings()), Site::start(2, settings()));
+    far.expects("near", &near);
+    let at = [far.address.to_string()];
+    let two = PeerSettings { connections: 2, ..PeerSettings::new("far", far.key, &at) };
+    let peer = near.endpoint.set_peers(&[two]).remove(0);
+    until("two connections", || peer.status().connections == 2).await;
+    let mut ends = Vec::new();
+    for number in 0..4 {
+        let name = format!("door{number}");
+        ends.push(connect(&peer, &far, &name).await);
+    }
+    for (one, other, _door) in &mut ends {
+        exchange(one, other, 100_000).await;
+    }
+    assert_eq!(peer.status().streams, 4);
+    assert_eq!(peer.status().connections, 2);
+}

@@ -210,6 +210,9 @@ async fn datagrams_of_every_size_arrive_whole_or_fail_by_name() {
         let mut payload = vec![0; limits::DATAGRAM_BYTES_MAX];
         while let Some(length) = receive(&session, &mut payload).await {
             session.try_send(&payload[..length]).unwrap();
+            if length == 0 {
+                session.tell(Errno::ECONNREFUSED);
+            }
             echoed += 1;
         }
         assert_eq!(session.try_receive(&mut payload).unwrap_err().kind(), ErrorKind::UnexpectedEof);
@@ -223,7 +226,23 @@ async fn datagrams_of_every_size_arrive_whole_or_fail_by_name() {
     let mut buffer = vec![0; limits::DATAGRAM_BYTES_MAX];
     let small = session.small_bytes_max();
     assert!(small >= 1100, "{small}");
-    for size in [0, 1, 512, small, small + 1, 1500, 9000, limits::DATAGRAM_BYTES_MAX] {
+    session.try_send(&[]).unwrap();
+    // News and the datagram come by ways of their own.
+    let both = async {
+        let (mut refused, mut empty) = (false, false);
+        while !(refused && empty) {
+            match session.try_receive(&mut buffer) {
+                Ok(length) => empty = length == 0,
+                Err(error) if Errno::of(&error) == Errno::ECONNREFUSED => refused = true,
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                    session.readable().await.unwrap();
+                }
+            }
+        }
+    };
+    timeout(PATIENCE, both).await.expect("an empty datagram, and news of the far end");
+    for size in [1, 512, small, small + 1, 1500, 9000, limits::DATAGRAM_BYTES_MAX] {
         let payload: Vec<u8> = (0..size).map(|at| u8::try_from(at % 253).unwrap()).collect();
         session.try_send(&payload).unwrap();
         // Loopback loses none that are sent one by one.
