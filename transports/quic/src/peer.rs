@@ -386,6 +386,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use outsock_peer::{Identity, Reply};
+    use outsock_transport::Errno;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
