@@ -162,17 +162,17 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Framed<S> {
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        let mut part = buf.take(left);
+        // Initialized first and read into after: the other way round, what was read would be zeroed.
+        let room = left.min(buf.remaining());
+        let mut part = ReadBuf::new(buf.initialize_unfilled_to(room));
         let read = ready!(Pin::new(&mut self.carrier).poll_read(cx, &mut part));
-        let (count, room) = (part.filled().len(), part.capacity());
-        debug_assert!(count <= room);
+        let count = part.filled().len();
         if let Err(error) = read {
             return Poll::Ready(Err(self.broken(reset_or(&error))));
         }
         if count == 0 {
             return Poll::Ready(Err(self.broken(Errno::ECONNRESET)));
         }
-        buf.initialize_unfilled_to(count);
         buf.advance(count);
         self.reading = match left - count {
             0 => Reading::Header([0; HEADER_BYTES], 0),
@@ -240,6 +240,62 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> AsyncStream for Framed<
             this.put(RESET, number, &[]);
             let _ = this.poll_pending(&mut cx);
             let _ = Pin::new(&mut this.carrier).poll_flush(&mut cx);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// A buffer that nobody has written to before, as `read_to_end` has it, gets the bytes, not zeros.
+    #[tokio::test]
+    async fn bytes_arrive_in_fresh_buffers() {
+        let (near, far) = tokio::io::duplex(64);
+        let (mut near, mut far) = (Framed::new(near), Framed::new(Plain(far)));
+        let sent = vec![0xa5; 100_000];
+        let writing = sent.clone();
+        let writer = tokio::spawn(async move {
+            near.write_all(&writing).await.unwrap();
+            near.shutdown().await.unwrap();
+        });
+        let mut back = Vec::new();
+        far.read_to_end(&mut back).await.unwrap();
+        writer.await.unwrap();
+        assert!(back == sent, "{} bytes, not as sent", back.len());
+    }
+
+    /// Initializes what it is given before it reads, as carriers without `unsafe` do.
+    struct Plain<S>(S);
+
+    impl<S: AsyncRead + Unpin> AsyncRead for Plain<S> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            buf.initialize_unfilled();
+            Pin::new(&mut self.0).poll_read(cx, buf)
+        }
+    }
+
+    impl<S: AsyncWrite + Unpin> AsyncWrite for Plain<S> {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(cx, bytes)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(cx)
         }
     }
 }
