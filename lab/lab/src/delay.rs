@@ -9,11 +9,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::Context;
 use outsock_link::{Link, Quality};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::sync::watch;
+
+use crate::topology::LinkSpec;
 
 /// A delayed link. Dropping it ends it.
 #[derive(Debug)]
@@ -82,5 +85,35 @@ impl Drop for Delay {
             // If it panicked, the message is on the screen.
             let _ = thread.join();
         }
+    }
+}
+
+impl LinkSpec {
+    /// What its delay does to packets.
+    #[must_use]
+    pub fn quality(&self) -> Quality {
+        Quality {
+            delay: Duration::from_millis(self.delay_ms.into()),
+            loss_per_million: self.loss_per_million,
+            ..Quality::default()
+        }
+    }
+
+    /// In words; `isolated` when its sites have namespaces.
+    #[must_use]
+    pub fn describe(&self, isolated: bool) -> String {
+        let mut parts = Vec::new();
+        match (self.rate_mbit, isolated) {
+            (Some(rate), true) => parts.push(format!("{rate} Mbit/s by the kernel")),
+            (Some(_), false) => parts.push("no rate without namespaces".to_owned()),
+            (None, _) => {}
+        }
+        if self.delay_ms > 0 {
+            parts.push(format!("{} ms each way, made in user space", self.delay_ms));
+        }
+        if self.loss_per_million > 0 {
+            parts.push(format!("{} of a million packets lost", self.loss_per_million));
+        }
+        if parts.is_empty() { "as it is".to_owned() } else { parts.join(", ") }
     }
 }

@@ -17,6 +17,7 @@ use serde::Deserialize;
 
 use crate::limits;
 use crate::namespace::{self, End, Namespace};
+use crate::topology::Topology;
 
 /// How a site reaches the internet.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,9 +83,6 @@ impl std::fmt::Display for Nat {
     }
 }
 
-/// The addresses of all sites as others see them.
-pub const PREFIX: &str = "203.0.113.0/24";
-
 /// What every site behind a NAT is called at home.
 const INSIDE: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 168, 1, 1), Ipv4Addr::new(192, 168, 1, 2)];
 
@@ -105,6 +103,28 @@ impl Internet {
         let middle = Namespace::new()?;
         forward(&middle)?;
         Ok(Self { middle, routers: Vec::new(), sites: 0 })
+    }
+
+    /// With those sites of a topology that want one, if any does.
+    ///
+    /// # Errors
+    /// There are no namespaces, or the system's.
+    pub fn join<'a>(
+        topology: &Topology,
+        namespaces: impl Iterator<Item = Option<&'a Namespace>>,
+        progress: &mut dyn FnMut(&str),
+    ) -> anyhow::Result<Option<Self>> {
+        if topology.sites.iter().all(|site| site.nat.is_none()) {
+            return Ok(None);
+        }
+        let mut internet = Self::new().context("a NAT takes network namespaces")?;
+        for (site, namespace) in topology.sites.iter().zip(namespaces) {
+            let Some(nat) = site.nat else { continue };
+            let namespace = namespace.context("a NAT takes network namespaces")?;
+            let address = internet.attach(namespace, nat)?;
+            progress(&format!("site {}: on the internet as {address}, {nat}", site.name));
+        }
+        Ok(Some(internet))
     }
 
     /// Joins a site; its address as others see it.

@@ -9,7 +9,7 @@ mod access;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, bail};
 use outsock_boot::{BootOptions, Guest, GuestProcess, Image, Images, Kernel};
@@ -19,6 +19,7 @@ use outsock_site::{Directory, Gateway, Interrupt, Programs};
 
 use crate::config::{self, FIRST_CID, Own, PeerPlace};
 use crate::delay::Delay;
+use crate::internet::Internet;
 use crate::limits;
 use crate::namespace::{self, Namespace};
 use crate::topology::{LinkSpec, Site, Topology};
@@ -33,6 +34,8 @@ const DELAY_PORT: u16 = 17_000;
 pub struct Lab {
     sites: Vec<RunningSite>,
     links: Vec<RunningLink>,
+    #[expect(dead_code, reason = "held, so that its networks stay")]
+    internet: Option<Internet>,
     topology: Topology,
     /// Whether each site has a network of its own.
     isolated: bool,
@@ -98,7 +101,9 @@ impl Lab {
         for (number, _) in topology.sites.iter().enumerate() {
             prepared.push(prepare(number, isolated)?);
         }
-        let mut lab = Self { sites: Vec::new(), links: Vec::new(), topology, isolated };
+        let namespaces = prepared.iter().map(|it| it.namespace.as_ref());
+        let internet = Internet::join(&topology, namespaces, progress)?;
+        let mut lab = Self { sites: Vec::new(), links: Vec::new(), internet, topology, isolated };
         let places = lab.join(&prepared, progress)?;
         for (site, (prepared, peers)) in
             lab.topology.sites.clone().iter().zip(prepared.into_iter().zip(places))
@@ -135,7 +140,7 @@ impl Lab {
                 }
                 (Some(_), None) | (None, Some(_) | None) => prepared[b].listen,
             };
-            let quality = quality(spec);
+            let quality = spec.quality();
             let mut delay = None;
             if quality != Quality::default() {
                 let port = if self.isolated { DELAY_PORT + u16::from(number) } else { 0 };
@@ -144,7 +149,7 @@ impl Lab {
                 let (started, address) = Delay::start(path, at, to, quality)?;
                 (delay, to) = (Some(started), address);
             }
-            progress(&format!("link between {one} and {other}: {}", describe(spec, self.isolated)));
+            progress(&format!("link between {one} and {other}: {}", spec.describe(self.isolated)));
             places[a].push(PeerPlace {
                 name: other.clone(),
                 key: prepared[b].identity.key(),
@@ -329,7 +334,7 @@ impl Lab {
                 continue;
             }
             if let Some(delay) = &link.delay {
-                delay.set(Quality { cut: !up, ..quality(&link.spec) });
+                delay.set(Quality { cut: !up, ..link.spec.quality() });
                 return Ok(());
             }
             let end = self.site(a)?.namespace.as_ref();
@@ -345,30 +350,6 @@ fn check(interrupt: &Interrupt) -> anyhow::Result<()> {
         bail!("interrupted");
     }
     Ok(())
-}
-
-fn quality(spec: &LinkSpec) -> Quality {
-    Quality {
-        delay: Duration::from_millis(spec.delay_ms.into()),
-        loss_per_million: spec.loss_per_million,
-        ..Quality::default()
-    }
-}
-
-fn describe(spec: &LinkSpec, isolated: bool) -> String {
-    let mut parts = Vec::new();
-    match (spec.rate_mbit, isolated) {
-        (Some(rate), true) => parts.push(format!("{rate} Mbit/s by the kernel")),
-        (Some(_), false) => parts.push("no rate without namespaces".to_owned()),
-        (None, _) => {}
-    }
-    if spec.delay_ms > 0 {
-        parts.push(format!("{} ms each way, made in user space", spec.delay_ms));
-    }
-    if spec.loss_per_million > 0 {
-        parts.push(format!("{} of a million packets lost", spec.loss_per_million));
-    }
-    if parts.is_empty() { "as it is".to_owned() } else { parts.join(", ") }
 }
 
 fn prepare(number: usize, isolated: bool) -> anyhow::Result<Prepared> {

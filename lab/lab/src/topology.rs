@@ -33,6 +33,7 @@ use anyhow::{Context, bail};
 use outsock_boot::Kernel;
 use serde::Deserialize;
 
+use crate::internet::Nat;
 use crate::limits;
 
 /// A lab.
@@ -62,6 +63,8 @@ pub struct Site {
     /// What each other site may use here. A site that is not named may use every service.
     #[serde(default)]
     pub allows: BTreeMap<String, Allows>,
+    /// How it reaches the internet of the lab; needs namespaces (root). Without it, it does not.
+    pub nat: Option<Nat>,
     /// More of the gateway's configuration, as its own file has it.
     #[serde(default)]
     pub gateway: String,
@@ -293,6 +296,7 @@ mod tests {
             ("[[site]]\nname = \"a\"\n[[link]]\nbetween = [\"a\", \"b\"]\n", "no site \"b\""),
             ("kernel = \"dos\"\n[[site]]\nname = \"a\"\n", "kernel: "),
             ("[[site]]\nname = \"a\"\nspeed = 9\n", "unknown field"),
+            ("[[site]]\nname = \"a\"\nnat = \"open\"\n", "unknown variant"),
         ] {
             let error = format!("{:#}", Topology::parse(text).unwrap_err());
             assert!(error.contains(expected), "{text}\n -> {error}");
@@ -300,9 +304,10 @@ mod tests {
     }
 
     #[test]
-    fn the_shipped_topology_is_one() {
+    fn the_shipped_topology_is_one_and_nats_have_names() {
         let path = outsock_site::workspace().join("configs/two-sites.toml");
-        let topology = Topology::load(&path).unwrap();
-        assert!(topology.are_linked("osaka", "tokyo"));
+        assert!(Topology::load(&path).unwrap().are_linked("osaka", "tokyo"));
+        let text = "[[site]]\nname = \"a\"\nnat = \"only-443\"\n";
+        assert_eq!(Topology::parse(text).unwrap().sites[0].nat, Some(Nat::Only443));
     }
 }
