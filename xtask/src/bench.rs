@@ -17,7 +17,7 @@ pub(crate) fn run(bench: &cli::Bench, interrupt: &Interrupt) -> anyhow::Result<E
         bail!("this tree has no bench crate (tests/bench)");
     }
     let mut child = cargo()
-        .args(["run", "--release", "--quiet", "--package", PACKAGE, "--"])
+        .args(["run", "--release", "--quiet", "--package", PACKAGE, "--features", "ttrpc", "--"])
         .args(&bench.arguments)
         .spawn()
         .context("cannot start cargo")?;

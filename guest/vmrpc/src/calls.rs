@@ -113,6 +113,7 @@ pub(crate) fn says_that_it_let_go(outcome: &Outcome) -> bool {
 }
 
 /// A frame as bytes.
+#[cfg(feature = "async")]
 pub(crate) fn encoded(call: CallId, body: Body) -> Result<Vec<u8>, RpcError> {
     let mut bytes = Vec::new();
     let frame = Frame { call, body };

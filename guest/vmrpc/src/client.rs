@@ -1,25 +1,29 @@
 //! The guest SDK: bind modules, call their functions, open their event queues, over one stream.
 //!
 //! in: a connected stream socket (AF_VSOCK to CID 2, [`crate::limits::VMRPC_PORT`]); out: results.
-//! One reader thread per [`Client`] hands replies to whoever waits for them; callers write frames
-//! themselves. Any number of threads may call at once, each blocks only itself. Kept: every started
+//! Callers write frames themselves, and one of those that wait reads for all; only event queues and
+//! [`Binding::start_rpc`] have a thread of the client's read ([`reading`]). Any number of threads may call at once, each blocks only itself. Kept: every started
 //! call ends exactly once, with a result or an error, also when the stream dies. Bounds:
 //! [`crate::limits::CALLS_IN_FLIGHT_MAX`], [`crate::limits::QUEUES_PER_STREAM_MAX`].
 
-use std::io::{Read, Write};
+mod reading;
+mod writing;
+
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, Weak, mpsc};
+use std::sync::{Arc, Weak};
 
-use crate::calls::{Calls, Outcome, client_name, encoded, says_that_it_let_go};
+use crate::calls::{Calls, Outcome, client_name, says_that_it_let_go};
 use crate::error::RpcError;
-use crate::frame::{self, Body, Bound, CallId, Decoder, Handle};
+use crate::frame::{self, Body, Bound, CallId, Frame, Handle};
 use crate::name::{Version, VersionRange};
 use crate::pages::PageSource;
 use crate::queue::shared::{Shared as SharedQueue, Side};
 use crate::queue::table::Table;
-use crate::queue::{EventQueue, Form, Outbox, Queue, QueueError, Ticket, lock};
+use crate::queue::{EventQueue, Form, Outbox, Queue, QueueError, Ticket};
+use reading::{Reading, Reply};
+use writing::{WriteError, Writing};
 
 /// A stream to the gateway's host modules. Clones share it; it closes with the last.
 #[derive(Clone, Debug)]
@@ -31,8 +35,8 @@ struct Shared {
     /// Any connected stream socket: std has no type for AF_VSOCK, and this one makes only calls
     /// that every family has.
     stream: UnixStream,
-    /// Held while a whole frame is written, so that frames never interleave.
-    write: Mutex<()>,
+    writing: Writing,
+    reading: Reading,
     calls: Calls,
     queues: Table,
     pages: Option<Box<dyn PageSource>>,
@@ -46,12 +50,9 @@ impl std::fmt::Debug for Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        // Wakes the reader thread, which holds a descriptor of its own. Where the host has pages, its
-        // own end of the stream has to be seen: that says that it does not touch them any more.
-        let how = if self.pages.is_some() { Shutdown::Write } else { Shutdown::Both };
         self.abandon();
-        // Fails only if already dead.
-        let _ = self.stream.shutdown(how);
+        // Wakes the reader's thread, if any, which holds a descriptor of its own.
+        self.hang_up();
     }
 }
 
@@ -66,8 +67,7 @@ impl Client {
         Ok(Self::start(stream, pages.map(|pages| Box::new(pages) as Box<dyn PageSource>))?)
     }
 
-    /// Takes a connected stream socket, greets the host, and starts the reader thread. Event queues
-    /// use the stream.
+    /// Takes a connected stream socket, and greets the host. Event queues use the stream.
     pub fn new(stream: OwnedFd) -> Result<Self, RpcError> {
         Self::start(stream, None)
     }
@@ -78,28 +78,17 @@ impl Client {
     }
 
     fn start(stream: OwnedFd, pages: Option<Box<dyn PageSource>>) -> Result<Self, RpcError> {
-        let mut reader = UnixStream::from(stream);
-        let stream = reader.try_clone().map_err(|_| RpcError::Disconnected)?;
+        let stream = UnixStream::from(stream);
+        let reading = Reading::new(stream.try_clone().map_err(|_| RpcError::Disconnected)?);
         let shared = Arc::new(Shared {
             stream,
-            write: Mutex::new(()),
+            writing: Writing::default(),
+            reading,
             calls: Calls::new(),
             queues: Table::of_a_stream(),
             pages,
         });
-        let for_reader = Arc::downgrade(&shared);
         let client = Self { shared };
-        std::thread::Builder::new()
-            .name("vmrpc-reader".to_owned())
-            .spawn(move || {
-                let error = read_all(&mut reader, &for_reader);
-                if let Some(shared) = for_reader.upgrade() {
-                    shared.abandon();
-                    shared.calls.fail_all(&error);
-                    shared.queues.end();
-                }
-            })
-            .map_err(|_| RpcError::Disconnected)?;
         client.wait(Body::Hello { versions: frame::PROTOCOL, client: client_name() })?;
         Ok(client)
     }
@@ -112,12 +101,10 @@ impl Client {
     }
 
     fn wait(&self, body: Body) -> Outcome {
-        let (sender, receiver) = mpsc::sync_channel(1);
-        self.call(body, move |outcome| {
-            // The receiver waits until this arrives; it cannot be gone.
-            let _ = sender.send(outcome);
-        });
-        receiver.recv().unwrap_or(Err(RpcError::Disconnected))
+        let reply = Reply::new();
+        let arrives = Arc::clone(&reply);
+        self.call(body, move |outcome| arrives.arrived(outcome));
+        self.shared.reading.wait(&self.shared, &reply)
     }
 
     fn call(&self, body: Body, done: impl FnOnce(Outcome) + Send + 'static) {
@@ -147,24 +134,6 @@ pub enum ConnectError {
     Rpc(#[from] RpcError),
 }
 
-fn read_all(stream: &mut UnixStream, shared: &Weak<Shared>) -> RpcError {
-    let mut decoder = Decoder::new();
-    let mut chunk = vec![0u8; 64 * 1024];
-    loop {
-        let n = match stream.read(&mut chunk) {
-            Ok(0) => return RpcError::Disconnected,
-            Ok(n) => n,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(_) => return RpcError::Disconnected,
-        };
-        let Some(shared) = shared.upgrade() else { return RpcError::Disconnected };
-        decoder.push(&chunk[..n]);
-        if let Err(error) = shared.calls.take_all(&mut decoder, &shared.queues) {
-            return RpcError::Protocol(error.0);
-        }
-    }
-}
-
 impl Shared {
     fn abandon(&self) {
         if let Some(pages) = &self.pages {
@@ -172,10 +141,29 @@ impl Shared {
         }
     }
 
+    /// Where the host has pages, its own end of the stream has to be seen: that says that it does not
+    /// touch them any more.
+    fn hang_up(&self) {
+        let how = if self.pages.is_some() { Shutdown::Write } else { Shutdown::Both };
+        // Fails only if already dead.
+        let _ = self.stream.shutdown(how);
+    }
+
+    /// Nothing more will arrive.
+    fn end(&self, error: &RpcError) {
+        self.abandon();
+        self.calls.fail_all(error);
+        self.queues.end();
+    }
+
     fn write(&self, call: CallId, body: Body) -> Result<(), RpcError> {
-        let bytes = encoded(call, body)?;
-        let _whole_frame = lock(&self.write);
-        (&self.stream).write_all(&bytes).map_err(|_| RpcError::Disconnected)
+        let written = self.writing.send(&self.stream, &Frame { call, body });
+        if matches!(written, Err(WriteError::Broken)) {
+            // Others' frames were on their way with this one.
+            self.end(&RpcError::Disconnected);
+            self.hang_up();
+        }
+        Ok(written?)
     }
 }
 
@@ -206,7 +194,7 @@ impl Binding {
         self.client.wait(self.call_body(function, arguments))
     }
 
-    /// Starts a call and returns at once; `done` runs once with the outcome, on the reader thread
+    /// Starts a call and returns at once; `done` runs once with the outcome, on the thread that reads
     /// (so it must not block or call [`Self::perform_rpc`]), or on this one when the call cannot
     /// even start.
     pub fn start_rpc(
@@ -215,7 +203,10 @@ impl Binding {
         arguments: &[u8],
         done: impl FnOnce(Result<Vec<u8>, RpcError>) + Send + 'static,
     ) {
-        self.client.call(self.call_body(function, arguments), done);
+        match self.client.shared.reading.need_thread(&self.client.shared) {
+            Ok(()) => self.client.call(self.call_body(function, arguments), done),
+            Err(error) => done(Err(error)),
+        }
     }
 
     /// Opens an event queue that the module made for this binding: in shared memory where both sides
@@ -233,6 +224,7 @@ impl Binding {
     /// [`QueueNotShared`](crate::Fault::QueueNotShared) where guest or gateway cannot do that.
     pub fn open_ev_queue_as(&self, ticket: Ticket, form: Form) -> Result<EventQueue, RpcError> {
         let shared = &self.client.shared;
+        shared.reading.need_thread(shared)?;
         let memory = match form {
             Form::Stream => None,
             Form::Shared => {

@@ -23,8 +23,8 @@ Parts:
   quic      a peer's streams against quinn alone, connects, 5,000 streams, their memory when they stall
             (cargo bench -p outsock-transport-quic)
   rules     one decision among 10,000 rules (cargo bench -p outsock-core)
-  rpc       VM RPC calls against a plain vsock echo, event queues in shared memory against those over
-            the stream; a virtual guest and User Mode Linux 7.2
+  rpc       VM RPC calls against a plain vsock echo and (feature ttrpc) against ttrpc, event queues in
+            shared memory against those over the stream; a virtual guest and User Mode Linux 7.2
 
 Each figure is the median of its rounds; within a round all contestants take turns. Threads are not
 pinned. The figures of one run compare with one another, not with those of another day.

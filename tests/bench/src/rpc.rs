@@ -4,6 +4,8 @@
 //! for each caller. [`host`] is the other side.
 
 pub(crate) mod host;
+#[cfg(feature = "ttrpc")]
+mod ttrpc_echo;
 
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -24,6 +26,9 @@ pub(crate) enum Work {
     Calls { bytes: u32, callers: u32, count: u64 },
     /// The same over plain vsock connections, one per caller, to the ports from `port` on.
     Echoes { bytes: u32, callers: u32, count: u64, port: u32 },
+    /// The same by ttrpc, over one vsock connection, to `port`.
+    #[cfg(feature = "ttrpc")]
+    Ttrpc { bytes: u32, callers: u32, count: u64, port: u32 },
     /// Events of 16 bytes through a queue of 1 MiB.
     Events { shared: bool, from_guest: bool, count: u64 },
 }
@@ -58,6 +63,10 @@ pub(crate) fn main(work: &str) -> Result<()> {
         Work::Echoes { bytes, callers, count, port } => {
             echoes(|index| connect_vsock(port + index), bytes, callers, count)?
         }
+        #[cfg(feature = "ttrpc")]
+        Work::Ttrpc { bytes, callers, count, port } => {
+            ttrpc_calls(connect_vsock(port)?, bytes, callers, count)?
+        }
         Work::Calls { .. } | Work::Events { .. } => measure(&bind(&Client::connect()?)?, work)?,
     };
     println!("{}", serde_json::to_string(&figures)?);
@@ -79,6 +88,8 @@ pub(crate) fn measure(binding: &Binding, work: Work) -> Result<Figures> {
         }
         Work::Events { shared, from_guest, count } => events(binding, shared, from_guest, count),
         Work::Echoes { .. } => bail!("an echo needs no binding"),
+        #[cfg(feature = "ttrpc")]
+        Work::Ttrpc { .. } => bail!("ttrpc needs no binding"),
     }
 }
 
@@ -99,6 +110,22 @@ pub(crate) fn echoes(
             stream.write_all(&message)?;
             stream.read_exact(&mut message)
         }
+    })
+}
+
+/// Calls of ttrpc that give their payload back.
+#[cfg(feature = "ttrpc")]
+pub(crate) fn ttrpc_calls(
+    stream: UnixStream,
+    bytes: u32,
+    callers: u32,
+    count: u64,
+) -> Result<Figures> {
+    let client = ttrpc_echo::connect(stream)?;
+    let payload = vec![1; bytes as usize];
+    round_trips(callers, count, |_| {
+        let (client, payload) = (client.clone(), &payload);
+        move || ttrpc_echo::call(&client, payload)
     })
 }
 

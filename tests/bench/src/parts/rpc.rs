@@ -45,6 +45,11 @@ impl Worker for Virtual {
                 };
                 rpc::echoes(connect, bytes, callers, count)
             }
+            #[cfg(feature = "ttrpc")]
+            Work::Ttrpc { bytes, callers, count, port } => {
+                let stream = self.0.open(port)?.into_fd()?.into();
+                rpc::ttrpc_calls(stream, bytes, callers, count)
+            }
             Work::Calls { .. } | Work::Events { .. } => {
                 rpc::measure(&rpc::bind(&self.0.rpc_sharing()?)?, work)
             }
@@ -89,7 +94,8 @@ pub(crate) fn measure(cli: &Cli) -> Result<PartReport> {
         notes: vec![
             "Calls go to a module that gives the arguments back, plain messages to a port that \
              echoes; device, module and echo are in one process. Each of 64 callers of the echo has \
-             a connection of its own, those of VM RPC share one. Events have 16 bytes, their queue 1 \
+             a connection of its own, those of VM RPC share one, as those of ttrpc do (synchronous client \
+             and server). Events have 16 bytes, their queue 1 \
              MiB each way. Wake-ups are the messages, both ways, that woke a sleeping side."
                 .to_owned(),
         ],
@@ -118,19 +124,26 @@ fn compare(cli: &Cli, host: &Host, worker: &dyn Worker, report: &mut PartReport)
     let shrink = cli.shrink() * worker.shrink();
     for (bytes, callers) in [(0, 1), (4096, 1), (0, 64), (4096, 64)] {
         let count = limits::ROUND_TRIPS / shrink / u64::from(callers);
-        let (mut calls, mut echoes) = (Vec::new(), Vec::new());
+        let (mut calls, mut echoes, mut others) = (Vec::new(), Vec::new(), Vec::new());
         for round in 1..=cli.rounds() {
             eprintln!("  round {round}: {bytes} bytes, {callers} callers");
             calls.push(worker.work(host, Work::Calls { bytes, callers, count })?);
             let port = host.echo_ports(callers)?;
             echoes.push(worker.work(host, Work::Echoes { bytes, callers, count, port })?);
+            others.extend(by_others(host, worker, bytes, callers, count)?);
         }
         let what = format!("perform_rpc, {bytes} B, {callers} callers");
-        let p50 = pair(&calls, &echoes, |figures| figures.p50);
-        let target = Some(Target::at_most(CALL_MAX, "x", p50.0 / p50.1));
-        report.rows.push(times(format!("{what}, p50"), worker, p50, target));
-        let p99 = pair(&calls, &echoes, |figures| figures.p99);
-        report.rows.push(times(format!("{what}, p99"), worker, p99, None));
+        for (against, theirs) in [("vsock echo", &echoes), ("ttrpc", &others)] {
+            if theirs.is_empty() {
+                continue;
+            }
+            let p50 = pair(&calls, theirs, |figures| figures.p50);
+            let is_promised = against == "vsock echo";
+            let target = is_promised.then(|| Target::at_most(CALL_MAX, "x", p50.0 / p50.1));
+            report.rows.push(times(format!("{what}, p50"), worker, against, p50, target));
+            let p99 = pair(&calls, theirs, |figures| figures.p99);
+            report.rows.push(times(format!("{what}, p99"), worker, against, p99, None));
+        }
     }
     for from_guest in [true, false] {
         let (mut shared, mut stream) = (Vec::new(), Vec::new());
@@ -164,6 +177,24 @@ fn compare(cli: &Cli, host: &Host, worker: &dyn Worker, report: &mut PartReport)
     Ok(())
 }
 
+#[cfg(feature = "ttrpc")]
+fn by_others(
+    host: &Host,
+    worker: &dyn Worker,
+    bytes: u32,
+    callers: u32,
+    count: u64,
+) -> Result<Option<Figures>> {
+    let port = host.ttrpc_port()?;
+    worker.work(host, Work::Ttrpc { bytes, callers, count, port }).map(Some)
+}
+
+#[cfg(not(feature = "ttrpc"))]
+#[expect(clippy::unnecessary_wraps, reason = "the same with the feature")]
+fn by_others(_: &Host, _: &dyn Worker, _: u32, _: u32, _: u64) -> Result<Option<Figures>> {
+    Ok(None)
+}
+
 fn pair(ours: &[Figures], theirs: &[Figures], figure: impl Fn(&Figures) -> f64) -> (f64, f64) {
     let middle =
         |all: &[Figures]| median(&all.iter().map(&figure).collect::<Vec<_>>()).unwrap_or(f64::NAN);
@@ -173,6 +204,7 @@ fn pair(ours: &[Figures], theirs: &[Figures], figure: impl Fn(&Figures) -> f64) 
 fn times(
     what: String,
     worker: &dyn Worker,
+    against: &str,
     (ours, theirs): (f64, f64),
     target: Option<Target>,
 ) -> Row {
@@ -180,7 +212,7 @@ fn times(
         what,
         guest: worker.name(),
         outsock: format!("{:.1} us", ours * 1e6),
-        against: format!("vsock echo: {:.1} us", theirs * 1e6),
+        against: format!("{against}: {:.1} us", theirs * 1e6),
         ratio: Some(ours / theirs),
         target,
     }

@@ -20,13 +20,25 @@ use tempfile::TempDir;
 use super::{ECHO, MODULE, QUEUE, serve_events};
 
 /// See the module.
-#[derive(Debug)]
 pub(crate) struct Host {
     device: GuestDevice,
+    #[cfg(feature = "ttrpc")]
+    _ttrpc: ttrpc::Server,
     /// After the device: its news end first.
     _runtime: tokio::runtime::Runtime,
     folder: TempDir,
     next_port: std::sync::atomic::AtomicU32,
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Host").field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
+
+#[cfg(feature = "ttrpc")]
+fn ttrpc_socket(folder: &Path) -> PathBuf {
+    folder.join("ttrpc.sock")
 }
 
 fn socket(folder: &Path) -> PathBuf {
@@ -58,7 +70,14 @@ impl Host {
             }
         });
         let next_port = std::sync::atomic::AtomicU32::new(TOKEN_MIN);
-        Ok(Self { device, _runtime: runtime, folder, next_port })
+        Ok(Self {
+            device,
+            #[cfg(feature = "ttrpc")]
+            _ttrpc: super::ttrpc_echo::serve(&ttrpc_socket(folder.path()))?,
+            _runtime: runtime,
+            folder,
+            next_port,
+        })
     }
 
     /// The vhost-user socket.
@@ -71,13 +90,26 @@ impl Host {
         let first = self.next_port.fetch_add(count, std::sync::atomic::Ordering::Relaxed);
         for port in first..first + count {
             let (near, far) = UnixStream::pair()?;
-            near.set_nonblocking(true)?;
-            let handle = self.device.handle();
-            handle.announce(VsockPort(port))?;
-            handle.dial_ok(VsockPort(port), FarEnd::socket(OwnedFd::from(near)))?;
+            self.announce(port, near)?;
             std::thread::spawn(move || echo(far));
         }
         Ok(first)
+    }
+
+    /// Makes a port that leads to the server of ttrpc, once.
+    #[cfg(feature = "ttrpc")]
+    pub(crate) fn ttrpc_port(&self) -> Result<u32> {
+        let port = self.next_port.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.announce(port, UnixStream::connect(ttrpc_socket(self.folder.path()))?)?;
+        Ok(port)
+    }
+
+    fn announce(&self, port: u32, near: UnixStream) -> Result<()> {
+        near.set_nonblocking(true)?;
+        let handle = self.device.handle();
+        handle.announce(VsockPort(port))?;
+        handle.dial_ok(VsockPort(port), FarEnd::socket(OwnedFd::from(near)))?;
+        Ok(())
     }
 }
 
