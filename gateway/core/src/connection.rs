@@ -11,6 +11,8 @@
 //!                      Gone <---------------------- Gone <------------ Gone
 //! ```
 //!
+//! A connection that the host opens waits in Calling for the guest's RESPONSE, and is then Open.
+//!
 //! Half-close is two halves that never look at each other: `guest` is what the guest still sends,
 //! `host` what the far side still sends. Keeps: whatever the guest sends, its connection ends in
 //! `Gone` or stays served; nothing else changes.
@@ -46,6 +48,8 @@ pub enum State {
     Parked,
     /// The token is known and the host dials. The guest waits; it may not send.
     Dialing,
+    /// REQUEST went to the guest: the host opens this one.
+    Calling,
     /// Both ends stand.
     Open {
         /// From guest to host.
@@ -131,6 +135,7 @@ impl State {
     pub fn on(self, input: Input) -> Effects {
         match self {
             Self::Parked | Self::Dialing => self.before_open(input),
+            Self::Calling => Self::calling(input),
             Self::Open { guest, host } => Self::open(guest, host, input),
         }
     }
@@ -157,10 +162,31 @@ impl State {
             Input::Late => match self {
                 Self::Parked => gone(HostAction::None, Owed::Rst),
                 // The transport has its own patience; DialOk or DialFailed is sure to come.
-                Self::Dialing | Self::Open { .. } => stay(self),
+                Self::Dialing | Self::Calling | Self::Open { .. } => stay(self),
             },
             // There is no end yet that could say so.
             Input::HostFinished | Input::HostReset | Input::Flushed => stay(self),
+        }
+    }
+
+    fn calling(input: Input) -> Effects {
+        match input {
+            Input::Packet(op) => match op {
+                Op::Response => stay(Self::OPEN),
+                // Nobody listens there.
+                Op::Rst => gone(HostAction::Abort, Owed::Nothing),
+                Op::CreditUpdate | Op::CreditRequest => stay(Self::Calling),
+                // Linux sends none of these before RESPONSE.
+                Op::Shutdown(_) | Op::Request | Op::Rw => misbehaved(),
+            },
+            Input::ClosedUnread | Input::Malformed => misbehaved(),
+            // The guest does not answer, or nobody waits for its answer any more.
+            Input::Late | Input::HostReset => gone(HostAction::Abort, Owed::Rst),
+            Input::Announced
+            | Input::DialOk
+            | Input::DialFailed
+            | Input::HostFinished
+            | Input::Flushed => stay(Self::Calling),
         }
     }
 

@@ -82,8 +82,12 @@ impl FromGuest {
     /// send while the news is on its way.
     pub fn update_due(&self, guest_buf_alloc: u32) -> bool {
         let window = self.buf_alloc.min(guest_buf_alloc);
-        let news = self.fwd_cnt.wrapping_sub(self.told);
-        news > 0 && news >= window / 4
+        self.has_news() && self.fwd_cnt.wrapping_sub(self.told) >= window / 4
+    }
+
+    /// Whether there is anything to tell.
+    pub fn has_news(&self) -> bool {
+        self.fwd_cnt != self.told
     }
 }
 
@@ -167,7 +171,13 @@ impl ToGuest {
 
     /// One packet of `len` bytes (more than none) goes to the guest.
     pub fn send(&mut self, len: u32) {
-        debug_assert!(len <= self.bytes_free() && self.packets_free() > 0);
+        debug_assert!(len <= self.bytes_free());
+        self.send_reserved(len);
+    }
+
+    /// The same for a part of a message, for all of which [`Self::bytes_free`] was enough.
+    pub fn send_reserved(&mut self, len: u32) {
+        debug_assert!(self.packets_free() > 0);
         self.tx_cnt = self.tx_cnt.wrapping_add(len);
         self.packet_ends.push_back(self.tx_cnt);
     }

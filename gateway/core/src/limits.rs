@@ -6,6 +6,28 @@
 /// agent asks for it; 1 MiB keeps a fast stream busy over one scheduling round of the host.
 pub const BUF_ALLOC_BYTES: u32 = 1024 * 1024;
 
+/// Bytes of the longest message of a SOCK_SEQPACKET socket, and what such a connection may have on the
+/// way from guest to host: a guest's kernel refuses longer ones with EMSGSIZE. A Unix socket of the
+/// host takes a message of this size with the buffers that every Linux allows.
+pub const MESSAGE_BYTES_MAX: u32 = 128 * 1024;
+
+/// Requests of a guest's own programs that nobody has answered yet. The daemon answers each after one
+/// connect to a Unix socket; more than this at once is no honest guest.
+pub const ASKED_MAX: usize = 1024;
+
+/// Connections to ports of the guest that it has not answered.
+pub const CALLS_MAX: usize = 1024;
+
+/// How long a guest may take to answer one, milliseconds. Its kernel answers by itself; it may be
+/// paused, or slow to boot.
+pub const CALL_MS: u64 = 5_000;
+
+/// The first of the host's ports that calls come from; tokens begin behind the last.
+pub const CALL_PORT_MIN: u32 = 0x2000_0000;
+
+/// The last of them.
+pub const CALL_PORT_MAX: u32 = 0x3fff_ffff;
+
 /// Bytes that one queued packet costs a Linux guest besides its payload: `SKB_TRUESIZE(0)`, 576 to
 /// 832 by architecture and configuration. A guest resets a connection (ENOBUFS) when the packets in
 /// its receive queue times this exceed its `buf_alloc` (Linux 6.12.92, 6.18, 7.0).
@@ -81,5 +103,7 @@ pub const GROUP_GUESTS_MAX: usize = 8192;
 
 const _: () = assert!(GROUP_BACK_OFF_MS < GROUP_BACK_OFF_MS_MAX);
 const _: () = assert!(PARKED_MAX <= CONNECTIONS_MAX);
+const _: () = assert!((CALL_PORT_MAX - CALL_PORT_MIN) as usize > CONNECTIONS_MAX);
+const _: () = assert!(CALL_PORT_MAX < outsock_vmrpc::limits::TOKEN_MIN);
 const _: () = assert!(TURN_BYTES <= BUF_ALLOC_BYTES);
 const _: () = assert!(CREDIT_REQUEST_MS < CREDIT_REQUEST_MS_MAX);

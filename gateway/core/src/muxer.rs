@@ -12,6 +12,8 @@
 
 mod guest;
 mod host;
+mod late;
+mod plain;
 mod rx;
 #[cfg(test)]
 mod tests;
@@ -23,8 +25,10 @@ use crate::connection::{HostAction, HostHalf, Input, Owed, State};
 use crate::credit::{FromGuest, ToGuest};
 use crate::deadlines::Deadlines;
 use crate::limits;
-use crate::packet::{Header, Op};
-use crate::tokens::{Token, Tokens};
+use crate::packet::{Header, Op, SocketType};
+use crate::tokens::Tokens;
+
+pub use plain::Caller;
 
 /// Names a connection. Never used twice, so late news of a dead connection reaches nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -43,6 +47,18 @@ pub enum Verdict {
     /// Move these bytes to the host's end of the connection, now or, when it blocks, through the
     /// bounded buffer; then say [`Muxer::forwarded`].
     Write(ConnectionId, u32),
+    /// The same between SOCK_SEQPACKET sockets: the bytes, of which there may be none, belong to a
+    /// message, which ends here or goes on.
+    Message(ConnectionId, u32, MessagePart),
+}
+
+/// Where in a message the bytes of a packet are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MessagePart {
+    /// More of it follows.
+    Goes,
+    /// Its last bytes.
+    Ends,
 }
 
 /// What the device must do with a host's end.
@@ -57,12 +73,32 @@ pub enum Action {
     DropHeld(VsockPort),
     /// Stop the dial of this token: nobody waits for it any more.
     CancelDial(VsockPort),
+    /// A program of the guest opened a port that is no service and no token, here or of another
+    /// guest: answer by [`Muxer::accept`] or [`Muxer::refuse`].
+    Ask(ConnectionId, PlainRequest),
+    /// The guest accepted what [`Muxer::call`] began: attach the end.
+    Called(ConnectionId),
+    /// The guest did not. The id is dead.
+    CallFailed(ConnectionId),
     /// Send FIN after the bytes that wait, then say [`Muxer::flushed`].
     FinishWrite(ConnectionId),
     /// Send the bytes that wait, then FIN, and forget the end. The id is dead.
     CloseAfterFlush(ConnectionId),
     /// Reset the far side and forget the end. The id is dead.
     Abort(ConnectionId),
+}
+
+/// A connection that a program of a guest opens by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlainRequest {
+    /// To whom: the host, or another guest.
+    pub to: Cid,
+    /// To which port there.
+    pub port: VsockPort,
+    /// From which port of the guest.
+    pub from: VsockPort,
+    /// By which kind of socket.
+    pub socket_type: SocketType,
 }
 
 /// What a successful dial means for its stream.
@@ -103,10 +139,26 @@ pub enum TurnEnd {
     Drained,
 }
 
+/// Names a connection of one guest while it lives, and an RST that it is owed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    /// Who is on the other side: the host, or another guest.
+    peer: Cid,
+    ports: ConnectionKey,
+}
+
 #[derive(Debug)]
 struct Connection {
-    key: ConnectionKey,
+    key: Key,
+    socket_type: SocketType,
     state: State,
+    /// [`Action::Ask`] is not answered.
+    asked: bool,
+    owes_request: bool,
+    /// Bytes that its next message has: fewer bytes of credit are none.
+    message_bytes: u32,
+    /// A part of a message is with the guest, which waits for the rest; the credit is set aside.
+    message_begun: bool,
     from_guest: FromGuest,
     to_guest: ToGuest,
     owes_response: bool,
@@ -127,29 +179,40 @@ impl Connection {
             State::Open { host: HostHalf::Sending, .. } => true,
             State::Open { host: HostHalf::Finished | HostHalf::Unwanted, .. }
             | State::Parked
-            | State::Dialing => false,
+            | State::Dialing
+            | State::Calling => false,
         };
         wanted && self.readable && !self.owes_response
     }
 
     fn has_work(&self) -> bool {
-        self.owes_response
+        self.owes_request
+            || self.owes_response
             || self.owes_shutdown
             || self.owes_credit
             || self.asks_credit
-            || (self.may_read()
-                && self.to_guest.bytes_free() > 0
-                && self.to_guest.packets_free() > 0)
+            || self.has_turn()
+    }
+
+    fn has_bytes_free(&self) -> bool {
+        self.message_begun || self.to_guest.bytes_free() >= self.message_bytes.max(1)
+    }
+
+    /// Whether it has bytes to read, and credit for them.
+    fn has_turn(&self) -> bool {
+        self.may_read() && self.has_bytes_free() && self.to_guest.packets_free() > 0
     }
 
     fn header(&mut self, cid: Cid, op: Op, len: u32) -> Header {
         Header {
-            src_cid: Cid::HOST,
+            src_cid: self.key.peer,
             dst_cid: cid,
-            src_port: self.key.host,
-            dst_port: self.key.guest,
+            src_port: self.key.ports.host,
+            dst_port: self.key.ports.guest,
             len,
             op,
+            socket_type: self.socket_type,
+            message_end: false,
             buf_alloc: self.from_guest.buf_alloc(),
             fwd_cnt: self.from_guest.tell(),
         }
@@ -167,6 +230,7 @@ enum Due {
     Parked(ConnectionId),
     Token(VsockPort),
     AskCredit(ConnectionId),
+    Call(ConnectionId),
 }
 
 /// Counters that only grow, for metrics.
@@ -190,11 +254,18 @@ pub struct Muxer {
     buf_alloc: u32,
     places: Vec<Place>,
     free: Vec<u32>,
-    by_key: HashMap<ConnectionKey, ConnectionId>,
+    by_key: HashMap<Key, ConnectionId>,
     tokens: Tokens,
     parked: usize,
+    /// Programs of the guest may open ports by themselves.
+    plain: bool,
+    /// [`Action::Ask`]s without an answer.
+    asked: usize,
+    /// Connections in [`State::Calling`].
+    calling: usize,
+    next_call_port: u32,
     rx_queue: VecDeque<ConnectionId>,
-    rsts: VecDeque<ConnectionKey>,
+    rsts: VecDeque<(Key, SocketType)>,
     actions: VecDeque<Action>,
     deadlines: Deadlines<Due>,
     counters: Counters,
@@ -213,6 +284,10 @@ impl Muxer {
             by_key: HashMap::new(),
             tokens: Tokens::default(),
             parked: 0,
+            plain: false,
+            asked: 0,
+            calling: 0,
+            next_call_port: limits::CALL_PORT_MIN,
             rx_queue: VecDeque::new(),
             rsts: VecDeque::new(),
             actions: VecDeque::new(),
@@ -226,49 +301,6 @@ impl Muxer {
         self.actions.pop_front()
     }
 
-    /// When [`Self::late`] must be called next.
-    pub fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.next()
-    }
-
-    /// Does what is due by `now`.
-    pub fn late(&mut self, now: Instant) {
-        while let Some(due) = self.deadlines.pop_due(now) {
-            match due {
-                Due::Parked(id) => self.input(now, id, Input::Late),
-                Due::Token(token) => match self.tokens.find(token) {
-                    Some(Token::Held { until }) if until <= now => {
-                        self.tokens.remove(token);
-                        self.actions.push_back(Action::DropHeld(token));
-                    }
-                    Some(Token::Failed { until }) if until <= now => self.tokens.remove(token),
-                    Some(
-                        Token::Held { .. }
-                        | Token::Failed { .. }
-                        | Token::Announced
-                        | Token::Waited(_),
-                    )
-                    | None => {}
-                },
-                Due::AskCredit(id) => self.ask_again(now, id),
-            }
-        }
-    }
-
-    fn ask_again(&mut self, now: Instant, id: ConnectionId) {
-        let Some(connection) = self.connection_mut(id) else { return };
-        let blocked = connection.may_read() && connection.to_guest.packets_free() == 0;
-        if connection.ask_pause_ms == 0 || !blocked {
-            connection.ask_pause_ms = 0;
-            return;
-        }
-        connection.asks_credit = true;
-        connection.ask_pause_ms = (connection.ask_pause_ms * 2).min(limits::CREDIT_REQUEST_MS_MAX);
-        let at = now.after_ms(connection.ask_pause_ms);
-        self.deadlines.add(at, Due::AskCredit(id));
-        self.queue_rx(id);
-    }
-
     /// Forgets everything: the guest was reset or is gone. The ids of all connections are dead;
     /// every end must be aborted, every held stream dropped. Returns tokens whose dial must stop.
     pub fn reset(&mut self) {
@@ -277,6 +309,7 @@ impl Muxer {
             self.remove(id);
         }
         self.tokens = Tokens::default();
+        (self.parked, self.asked, self.calling) = (0, 0, 0);
         self.rx_queue.clear();
         self.rsts.clear();
         self.actions.clear();
@@ -322,7 +355,8 @@ impl Muxer {
             Owed::ShutdownSend => connection.owes_shutdown = true,
             Owed::CreditUpdate => connection.owes_credit = true,
         }
-        let key = connection.key;
+        let (key, socket_type) = (connection.key, connection.socket_type);
+        let was_asked = connection.asked;
         if let Some(next) = effects.next {
             connection.state = next;
         }
@@ -337,13 +371,29 @@ impl Muxer {
             // They may come in every state.
             let blameless = matches!(
                 input,
-                Input::HostReset | Input::ClosedUnread | Input::Packet(Op::Shutdown(_))
+                Input::HostReset
+                    | Input::ClosedUnread
+                    | Input::Late
+                    | Input::Packet(Op::Shutdown(_))
             );
             self.counters.misbehaved += u64::from(aborted && !blameless);
             self.remove(id);
             if effects.owed == Owed::Rst {
-                self.owe_rst(key);
+                self.owe_rst(key, socket_type);
             }
+        }
+        if before == State::Calling && effects.next != Some(State::Calling) {
+            self.calling -= 1;
+            self.actions.push_back(match effects.next {
+                Some(_) => Action::Called(id),
+                None => Action::CallFailed(id),
+            });
+            return HostAction::None;
+        }
+        if was_asked && effects.next.is_none() {
+            // The answer will find nobody.
+            self.asked -= 1;
+            return HostAction::None;
         }
         match effects.host {
             HostAction::None | HostAction::Write => {}
@@ -351,12 +401,12 @@ impl Muxer {
             HostAction::CloseAfterFlush => self.actions.push_back(Action::CloseAfterFlush(id)),
             HostAction::Abort if was_open => self.actions.push_back(Action::Abort(id)),
             HostAction::Abort => {
-                self.tokens.remove(key.host);
-                self.actions.push_back(Action::CancelDial(key.host));
+                self.tokens.remove(key.ports.host);
+                self.actions.push_back(Action::CancelDial(key.ports.host));
             }
         }
         if effects.next.is_none() && before == State::Parked {
-            self.tokens.remove(key.host);
+            self.tokens.remove(key.ports.host);
         }
         effects.host
     }
@@ -373,9 +423,9 @@ impl Muxer {
         }
     }
 
-    fn owe_rst(&mut self, key: ConnectionKey) {
+    fn owe_rst(&mut self, key: Key, socket_type: SocketType) {
         if self.rsts.len() < limits::RSTS_MAX {
-            self.rsts.push_back(key);
+            self.rsts.push_back((key, socket_type));
         } else {
             self.counters.rsts_dropped += 1;
         }
@@ -389,14 +439,20 @@ impl Muxer {
         }
     }
 
-    fn insert(
-        &mut self,
-        key: ConnectionKey,
-        state: State,
-        header: &Header,
-    ) -> Option<ConnectionId> {
+    fn insert(&mut self, key: Key, state: State, header: &Header) -> Option<ConnectionId> {
+        let socket_type = header.socket_type;
+        let Some(id) = self.place(key, socket_type, state) else {
+            self.owe_rst(key, socket_type);
+            return None;
+        };
+        if let Some(connection) = self.connection_mut(id) {
+            connection.to_guest = ToGuest::new(header.buf_alloc);
+        }
+        Some(id)
+    }
+
+    fn place(&mut self, key: Key, socket_type: SocketType, state: State) -> Option<ConnectionId> {
         if self.by_key.len() >= limits::CONNECTIONS_MAX {
-            self.owe_rst(key);
             return None;
         }
         let index = match self.free.pop() {
@@ -410,9 +466,17 @@ impl Muxer {
         let id = ConnectionId { index, generation: place.generation };
         place.connection = Some(Connection {
             key,
+            socket_type,
             state,
-            from_guest: FromGuest::new(self.buf_alloc),
-            to_guest: ToGuest::new(header.buf_alloc),
+            asked: false,
+            owes_request: false,
+            message_bytes: 0,
+            message_begun: false,
+            from_guest: FromGuest::new(match socket_type {
+                SocketType::Stream => self.buf_alloc,
+                SocketType::SeqPacket => limits::MESSAGE_BYTES_MAX,
+            }),
+            to_guest: ToGuest::new(0),
             owes_response: false,
             owes_shutdown: false,
             owes_credit: false,

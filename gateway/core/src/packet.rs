@@ -9,7 +9,34 @@ use crate::address::{Cid, VsockPort};
 /// Bytes of a header. Little-endian, packed.
 pub const HEADER_BYTES: usize = 44;
 
-const TYPE_STREAM: u16 = 1;
+const SEQPACKET_EOM: u32 = 1;
+
+/// The kind of socket on both ends of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum SocketType {
+    /// SOCK_STREAM: bytes.
+    #[default]
+    Stream,
+    /// SOCK_SEQPACKET: messages (VIRTIO_VSOCK_F_SEQPACKET). One may take several [`Op::Rw`].
+    SeqPacket,
+}
+
+impl SocketType {
+    fn of(wire: u16) -> Option<Self> {
+        match wire {
+            1 => Some(Self::Stream),
+            2 => Some(Self::SeqPacket),
+            _ => None,
+        }
+    }
+
+    fn wire(self) -> u16 {
+        match self {
+            Self::Stream => 1,
+            Self::SeqPacket => 2,
+        }
+    }
+}
 
 const SHUTDOWN_RCV: u32 = 1;
 const SHUTDOWN_SEND: u32 = 2;
@@ -57,6 +84,10 @@ pub struct Header {
     pub len: u32,
     /// What it does.
     pub op: Op,
+    /// Between sockets of which kind.
+    pub socket_type: SocketType,
+    /// The last packet of a message; only an [`Op::Rw`] between [`SocketType::SeqPacket`] has it.
+    pub message_end: bool,
     /// The sender's receive buffer, bytes.
     pub buf_alloc: u32,
     /// Bytes the sender has taken out of its receive buffer, wrapping.
@@ -67,7 +98,7 @@ pub struct Header {
 /// can be told with an RST.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
-    /// A socket type other than STREAM.
+    /// A socket type other than STREAM and SEQPACKET.
     #[error("unknown socket type {0}")]
     Type(u16),
     /// An op that the specification does not have.
@@ -99,12 +130,13 @@ impl Header {
     /// Parses a header.
     ///
     /// ```
-    /// use outsock_core::packet::{Header, Op};
+    /// use outsock_core::packet::{Header, Op, SocketType};
     /// use outsock_core::address::{Cid, VsockPort};
     /// let header = Header {
     ///     src_cid: Cid(3), dst_cid: Cid::HOST,
     ///     src_port: VsockPort(1024), dst_port: VsockPort(80),
-    ///     len: 5, op: Op::Rw, buf_alloc: 262_144, fwd_cnt: 7,
+    ///     len: 5, op: Op::Rw, socket_type: SocketType::SeqPacket, message_end: true,
+    ///     buf_alloc: 262_144, fwd_cnt: 7,
     /// };
     /// assert_eq!(Header::parse(&header.encode()), Ok(header));
     /// ```
@@ -129,9 +161,9 @@ impl Header {
             7 => Op::CreditRequest,
             other => return Err(bad(HeaderError::Op(other))),
         };
-        if socket_type != TYPE_STREAM {
+        let Some(socket_type) = SocketType::of(socket_type) else {
             return Err(bad(HeaderError::Type(socket_type)));
-        }
+        };
         Ok(Self {
             src_cid,
             dst_cid,
@@ -139,6 +171,10 @@ impl Header {
             dst_port,
             len: u32::from_le_bytes(take(bytes, 24)),
             op,
+            socket_type,
+            message_end: socket_type == SocketType::SeqPacket
+                && op == Op::Rw
+                && flags & SEQPACKET_EOM != 0,
             buf_alloc: u32::from_le_bytes(take(bytes, 36)),
             fwd_cnt: u32::from_le_bytes(take(bytes, 40)),
         })
@@ -153,7 +189,7 @@ impl Header {
             Op::Shutdown(Shutdown { rcv, send }) => {
                 (4, if rcv { SHUTDOWN_RCV } else { 0 } | if send { SHUTDOWN_SEND } else { 0 })
             }
-            Op::Rw => (5, 0),
+            Op::Rw => (5, if self.message_end { SEQPACKET_EOM } else { 0 }),
             Op::CreditUpdate => (6, 0),
             Op::CreditRequest => (7, 0),
         };
@@ -163,7 +199,7 @@ impl Header {
         bytes[16..20].copy_from_slice(&self.src_port.0.to_le_bytes());
         bytes[20..24].copy_from_slice(&self.dst_port.0.to_le_bytes());
         bytes[24..28].copy_from_slice(&self.len.to_le_bytes());
-        bytes[28..30].copy_from_slice(&TYPE_STREAM.to_le_bytes());
+        bytes[28..30].copy_from_slice(&self.socket_type.wire().to_le_bytes());
         bytes[30..32].copy_from_slice(&op.to_le_bytes());
         bytes[32..36].copy_from_slice(&flags.to_le_bytes());
         bytes[36..40].copy_from_slice(&self.buf_alloc.to_le_bytes());

@@ -17,6 +17,7 @@ mod tests;
 mod text;
 mod tls;
 mod transports;
+mod vsock;
 mod ways;
 
 use std::io::Read;
@@ -24,6 +25,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use outsock_core::muxer::PlainRequest;
 use outsock_core::pool::{BadPool, Pool};
 use outsock_core::route::{Cidr, RouteTable};
 use outsock_vmrpc::ModuleName;
@@ -31,7 +33,7 @@ use toml::Spanned;
 
 pub(crate) use error::ConfigError;
 use error::Place;
-pub(crate) use guests::{Guest, GuestLimits, Resolve};
+pub(crate) use guests::{Guest, GuestLimits, Resolve, VsockSockets};
 pub(crate) use modules::{ModuleConfig, ModuleKind};
 pub(crate) use overlay::{Fixed, OverlayConfig, Private};
 use peers::Around;
@@ -44,6 +46,8 @@ pub(crate) use tls::{Encrypt, TlsConfig, TlsServerConfig};
 #[cfg(test)]
 pub(crate) use transports::TransportKind;
 pub(crate) use transports::{TransportConfig, TransportSettings};
+use vsock::VsockRule;
+pub(crate) use vsock::VsockWay;
 pub(crate) use ways::GroupConfig;
 
 use crate::limits;
@@ -94,6 +98,8 @@ pub(crate) struct Config {
     pub(crate) route_details: Vec<RouteDetail>,
     /// Which listeners of guests others can reach.
     pub(crate) publishes: Vec<Publish>,
+    /// What guests' own AF_VSOCK programs may reach.
+    vsock: Vec<VsockRule>,
 }
 
 /// Names and their synthetic addresses.
@@ -138,7 +144,9 @@ impl Config {
         overlay::transport(&mut transports, raw.overlay.as_ref(), place)?;
         let groups = ways::groups(&raw.group, &transports, place)?;
         let mut own: Vec<&Path> = guests.iter().map(|guest| guest.socket.as_path()).collect();
+        own.extend(guests.iter().flat_map(|guest| guest.vsock.paths()));
         own.push(&gateway.admin_socket);
+        let vsock = vsock::check(&raw.vsock, place)?;
         let numbers = ways::numbers(&transports, &groups);
         let peers = peers::check(
             &raw.peer,
@@ -163,6 +171,7 @@ impl Config {
             routes: RouteTable::new(rules, gateway.default.0),
             route_details,
             publishes,
+            vsock,
             admin_socket: gateway.admin_socket,
             guests,
             modules,
@@ -174,6 +183,16 @@ impl Config {
     /// Whether a guest may use a host module.
     pub(crate) fn may_use(&self, guest: &str, module: &ModuleName) -> bool {
         self.guest(guest).is_some_and(|guest| modules::may_use(&self.modules, guest, module))
+    }
+
+    /// Whether a rule for programs that open AF_VSOCK sockets by themselves concerns a guest.
+    pub(crate) fn has_vsock(&self, guest: &Guest) -> bool {
+        self.vsock.iter().any(|rule| rule.concerns(guest))
+    }
+
+    /// Where a connection that a guest's program opens by itself goes; `None` = nowhere.
+    pub(crate) fn vsock_way(&self, guest: &str, request: &PlainRequest) -> Option<VsockWay> {
+        vsock::choose(&self.vsock, self.guest(guest)?, &self.guests, request)
     }
 
     /// A guest by name.

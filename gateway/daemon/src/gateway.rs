@@ -132,8 +132,7 @@ impl Gateway {
             served.extend(started);
             for guest in served.iter_mut() {
                 if let Some(config) = policy.guest(&guest.config.name) {
-                    guest.sockets.set_limits(config.limits);
-                    guest.config = config.clone();
+                    guest.set_config(config, &policy);
                 }
             }
             gone

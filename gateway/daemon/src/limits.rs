@@ -272,3 +272,20 @@ pub(crate) const MEMBERSHIP_FILE_BYTES_MAX: u64 = 256 * 1024;
 
 /// Bytes of a private network's list of members: some 10,000 lines.
 pub(crate) const MEMBERS_FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// `[[vsock]]` tables. Each connection that a guest's program opens by itself walks them.
+pub(crate) const VSOCK_RULES_MAX: usize = 1024;
+
+/// Clients of one guest's vsock socket that have not said CONNECT yet, or wait for the guest. Further
+/// ones wait in the socket's backlog.
+pub(crate) const VSOCK_CLIENTS_MAX: usize = 256;
+
+/// How long such a client may take to say it, milliseconds. It writes a line to a Unix socket.
+pub(crate) const VSOCK_HANDSHAKE_MS: u64 = 5_000;
+
+/// Bytes of that line: "CONNECT 4294967295" and its end.
+pub(crate) const VSOCK_HANDSHAKE_BYTES_MAX: usize = 32;
+
+/// How long a connect to a Unix socket whose backlog is full is tried again, milliseconds. A program
+/// that is alive accepts sooner; a guest's own patience is two seconds.
+pub(crate) const VSOCK_CONNECT_MS: u64 = 1_500;

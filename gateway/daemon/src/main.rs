@@ -20,6 +20,7 @@
 //! | `peers` | other gateways: their streams, their exits |
 //! | `names`, `seen`, `upstream` | synthetic addresses, names just resolved, the host's resolvers |
 //! | `network` | the authority of a private network: its key, certificates, revocations |
+//! | `vsock` | programs of guests that open AF_VSOCK sockets by themselves |
 //! | `own` | whether an address is this host's |
 //! | `connections` | who is connected where |
 //! | `pump`, `throttle` | bytes between a guest's bridge and a far end, and how many a second |
@@ -65,6 +66,7 @@ mod socket_module;
 mod status;
 mod throttle;
 mod upstream;
+mod vsock;
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};

@@ -131,7 +131,7 @@ impl Sockets {
         self.draining.load(Ordering::Acquire)
     }
 
-    fn guest_of(&self, cid: u64) -> Option<Arc<GuestSockets>> {
+    pub(crate) fn guest_of(&self, cid: u64) -> Option<Arc<GuestSockets>> {
         self.guests.read().unwrap_or_else(PoisonError::into_inner).get(&cid).cloned()
     }
 }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use common::{address, dial, echo_server, eventually, setup};
 use operations::Random;
 use outsock_core::address::{Cid, VsockPort};
-use outsock_core::packet::{Header, Op};
+use outsock_core::packet::{Header, Op, SocketType};
 use outsock_harness::Gateway;
 use outsock_virtual_guest::raw::{RawGuest, readable};
 use outsock_virtual_guest::ring::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE, Descriptor};
@@ -86,6 +86,8 @@ fn header(raw: &RawGuest, op: Op, port: u32, to: u32, len: u32) -> Header {
         dst_port: VsockPort(to),
         len,
         op,
+        socket_type: SocketType::Stream,
+        message_end: false,
         buf_alloc: 262_144,
         fwd_cnt: 0,
     }

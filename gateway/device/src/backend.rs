@@ -24,6 +24,9 @@ use crate::worker::Worker;
 
 const VHOST_USER_F_PROTOCOL_FEATURES: u64 = 1 << 30;
 
+/// `VIRTIO_VSOCK_F_SEQPACKET`: messages (virtio 1.3, 5.10.3).
+const VIRTIO_VSOCK_F_SEQPACKET: u64 = 1;
+
 /// The backend of one guest.
 #[derive(Debug)]
 pub(crate) struct Backend {
@@ -62,6 +65,7 @@ impl VhostUserBackend for Backend {
         1 << VIRTIO_F_VERSION_1
             | 1 << VIRTIO_RING_F_EVENT_IDX
             | 1 << VIRTIO_RING_F_INDIRECT_DESC
+            | 1 << VIRTIO_VSOCK_F_SEQPACKET
             | VHOST_USER_F_PROTOCOL_FEATURES
     }
 

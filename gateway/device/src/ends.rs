@@ -8,13 +8,16 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
+use libc::iovec;
 use outsock_core::address::Instant;
 use outsock_core::muxer::ConnectionId;
+use outsock_vmrpc::Errno;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use crate::end::HostEnd;
 use crate::handle::FarEnd;
 use crate::limits;
+use crate::messages::{self, Messages};
 use crate::stats::ConnectionStats;
 
 /// Names an end in poll events. Its upper half is a generation.
@@ -65,6 +68,8 @@ pub(crate) struct End {
     pub(crate) hung_up: bool,
     /// How many RX chains the next read should offer.
     pub(crate) read_chains: usize,
+    /// Of an end that carries messages.
+    pub(crate) messages: Option<Messages>,
 }
 
 #[derive(Debug, Default)]
@@ -133,6 +138,7 @@ impl Ends {
             broken: false,
             hung_up: false,
             read_chains: 1,
+            messages: far.messages.then(Messages::default),
         });
         let slot = id.index as usize;
         if self.by_connection.len() <= slot {
@@ -234,4 +240,37 @@ impl Ends {
         }
         ends
     }
+}
+
+/// Writes as much of what waits as the far side takes; `Err` is how many bytes were lost because it
+/// takes none any more.
+pub(crate) fn write_pending(end: &mut End) -> Result<u32, (Errno, u32)> {
+    if end.messages.is_some() {
+        return messages::write(end);
+    }
+    let mut total = 0;
+    while !end.pending.is_empty() {
+        let (first, second) = end.pending.as_slices();
+        let piece = |bytes: &[u8]| iovec {
+            iov_base: bytes.as_ptr().cast_mut().cast(),
+            iov_len: bytes.len(),
+        };
+        match end.host.write(&[piece(first), piece(second)]) {
+            Ok(n) => {
+                end.pending.drain(..n);
+                total += n;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                total += end.pending.len();
+                end.pending = Default::default();
+                return Err((Errno::of(&error), u32::try_from(total).unwrap_or(u32::MAX)));
+            }
+        }
+    }
+    if end.pending.is_empty() {
+        end.pending = Default::default();
+    }
+    Ok(u32::try_from(total).unwrap_or(u32::MAX))
 }

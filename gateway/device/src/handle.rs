@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use outsock_core::address::VsockPort;
+use outsock_core::muxer::{ConnectionId, PlainRequest};
 use tokio::sync::mpsc;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -16,6 +17,8 @@ use crate::bridge::{Bells, BridgeEnd, BridgeStream, bridge};
 use crate::end::HostEnd;
 use crate::host_socket::HostSocket;
 use crate::limits;
+use crate::messages;
+use crate::plain::Opening;
 use crate::queue_memory::GuestPages;
 use crate::stats::ConnectionStats;
 
@@ -33,6 +36,9 @@ pub enum News {
         /// The guest's memory, as long as this life of it lasts.
         memory: GuestPages,
     },
+    /// A program of the guest opened a port of the host, or of another guest, by itself. Answer by
+    /// [`DeviceHandle::accept`] or [`DeviceHandle::refuse`]; until then its connect() waits.
+    Asked(ConnectionId, PlainRequest),
     /// Nobody waits for the dial of this token any more, or the guest has too many.
     CancelDial(VsockPort),
     /// The guest was reset, or its VMM is gone: everything of it is dead, also the dials.
@@ -46,6 +52,10 @@ pub(crate) enum Command {
     DialOk(VsockPort, FarEnd),
     DialFailed(VsockPort),
     Reset(VsockPort),
+    Plain(bool),
+    Accept(ConnectionId, FarEnd),
+    Refuse(ConnectionId),
+    Call(Opening),
 }
 
 /// The worker has not taken its commands for long: it is stuck, or the guest floods it.
@@ -95,6 +105,8 @@ pub struct DeviceHandle {
 pub struct FarEnd {
     pub(crate) host: HostEnd,
     pub(crate) stats: Arc<ConnectionStats>,
+    /// It carries messages.
+    pub(crate) messages: bool,
 }
 
 impl FarEnd {
@@ -103,8 +115,15 @@ impl FarEnd {
         Self::new(HostEnd::Socket(Arc::new(fd)))
     }
 
+    /// A connected SOCK_SEQPACKET Unix socket. One that cannot take the longest message that a guest
+    /// may send is an error.
+    pub fn messages(fd: OwnedFd) -> std::io::Result<Self> {
+        messages::prepare(&fd)?;
+        Ok(Self { messages: true, ..Self::socket(fd) })
+    }
+
     pub(crate) fn new(host: HostEnd) -> Self {
-        Self { host, stats: Arc::default() }
+        Self { host, stats: Arc::default(), messages: false }
     }
 
     /// Closes it so that the far side sees a reset, instead of giving it to a token.
@@ -157,6 +176,26 @@ impl DeviceHandle {
     /// The guest's counters.
     pub fn counters(&self) -> &DeviceCounters {
         &self.counters
+    }
+
+    /// Whether programs of the guest may open ports by themselves; at first they may not.
+    pub fn set_plain(&self, plain: bool) -> Result<(), Overloaded> {
+        self.command(Command::Plain(plain))
+    }
+
+    /// Answers [`News::Asked`]: the guest's connection gets this end.
+    pub fn accept(&self, id: ConnectionId, end: FarEnd) -> Result<(), Overloaded> {
+        self.command(Command::Accept(id, end))
+    }
+
+    /// Answers [`News::Asked`]: the guest's connection is reset.
+    pub fn refuse(&self, id: ConnectionId) -> Result<(), Overloaded> {
+        self.command(Command::Refuse(id))
+    }
+
+    /// Opens a connection to a port of the guest; how it went comes by the opening's channel.
+    pub fn call(&self, opening: Opening) -> Result<(), Overloaded> {
+        self.command(Command::Call(opening))
     }
 
     fn command(&self, command: Command) -> Result<(), Overloaded> {

@@ -12,6 +12,8 @@
 //! | `end`, `ends` | host ends and their table |
 //! | `host_socket` | [`HostSocket`]: what the daemon asks a connection's kernel socket |
 //! | `stats` | [`ConnectionStats`]: one connection's counters and its end |
+//! | `plain` | connections that guests' programs open by themselves, or others to them |
+//! | `messages` | SOCK_SEQPACKET: whole messages to and from a host end |
 //! | `bridge` | bounded byte rings to async tasks |
 //! | [`limits`] | every bound |
 //!
@@ -29,7 +31,9 @@ mod handle;
 mod host_socket;
 pub mod limits;
 mod memory;
+mod messages;
 mod pieces;
+mod plain;
 mod queue_memory;
 mod ring;
 mod rlimit;
@@ -42,6 +46,7 @@ pub use bridge::BridgeStream;
 pub use guest::{GuestDevice, GuestDeviceConfig, StartError};
 pub use handle::{DeviceCounters, DeviceHandle, FarEnd, News, Overloaded};
 pub use host_socket::HostSocket;
+pub use plain::{Called, Opening};
 pub use queue_memory::GuestPages;
 pub use rlimit::{close_descriptors, raise_descriptor_limit};
 pub use stats::ConnectionStats;

@@ -80,7 +80,10 @@ impl Worker {
 
     /// Takes the next usable RX chain; its payload's pieces are in `scratch`. Unusable ones go back
     /// empty.
-    fn take_rx(&mut self, ring: &mut Ring<'_>) -> Result<Option<(u16, Chain)>, RingError> {
+    pub(crate) fn take_rx(
+        &mut self,
+        ring: &mut Ring<'_>,
+    ) -> Result<Option<(u16, Chain)>, RingError> {
         loop {
             let Some(head) = ring.take()? else {
                 if ring.want_kick()? {
@@ -114,6 +117,11 @@ impl Worker {
             self.muxer.turn_over(now, id, TurnEnd::Drained);
             return Ok(());
         };
+        if end.messages.is_some() {
+            self.message_turn(now, ring, id, bytes_max, packets_max)?;
+            self.run_actions(now);
+            return Ok(());
+        }
         let chains_max = end.read_chains.min(packets_max).min(limits::SCATTER_CHAINS_MAX);
         let mut room = self.offered.first().map_or(0, |(_, chain)| chain.payload_len);
         while self.offered.len() < chains_max && room < bytes_max {
@@ -227,9 +235,9 @@ impl Worker {
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "44")]
-const HEADER_LEN: u32 = HEADER_BYTES as u32;
+pub(crate) const HEADER_LEN: u32 = HEADER_BYTES as u32;
 
-fn untake(ring: &mut Ring<'_>, chains: usize) {
+pub(crate) fn untake(ring: &mut Ring<'_>, chains: usize) {
     // At most `SCATTER_CHAINS_MAX`.
     ring.untake(u16::try_from(chains).unwrap_or(0));
 }

@@ -85,6 +85,11 @@ impl Worker {
         let payload_len = u32::try_from(chain.payload_len).unwrap_or(u32::MAX);
         match self.muxer.packet(now, parsed, payload_len) {
             Verdict::Write(id, len) => self.gather(now, ring, head, id, len),
+            Verdict::Message(id, len, part) => {
+                self.flush_gather(now, ring);
+                self.message_part(now, id, len, part);
+                ring.push_used(head, 0);
+            }
             Verdict::NoPayload => {
                 self.flush_gather(now, ring);
                 ring.push_used(head, 0);

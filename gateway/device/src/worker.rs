@@ -27,10 +27,12 @@ use vmm_sys_util::timerfd::TimerFd;
 use crate::bridge::{Bells, bridge};
 use crate::chain::Chain;
 use crate::end::HostEnd;
-use crate::ends::{End, EndKey, Ends, Role};
+use crate::ends::{EndKey, Ends, Role, write_pending};
 use crate::handle::{Command, DeviceCounters, FarEnd, Mailbox, News, NewsSender};
 use crate::limits;
 use crate::memory::MemoryMap;
+use crate::messages;
+use crate::plain::Call;
 use crate::queue_memory::QueueMemory;
 use crate::ring::RingError;
 
@@ -58,6 +60,8 @@ pub(crate) struct Worker {
     pub(crate) ends: Ends,
     /// Ends whose REQUEST has not come, by token.
     held: HashMap<VsockPort, FarEnd>,
+    /// Connections to the guest that it has not answered.
+    pub(crate) calls: HashMap<ConnectionId, Call>,
     epoll: Epoll,
     events: Vec<EpollEvent>,
     timer: TimerFd,
@@ -112,6 +116,7 @@ impl Worker {
             muxer: Muxer::new(cid, &[VsockPort(VMRPC_PORT)]),
             ends: Ends::new(),
             held: HashMap::new(),
+            calls: HashMap::new(),
             epoll,
             events: vec![EpollEvent::default(); limits::EVENTS_MAX],
             timer,
@@ -199,7 +204,7 @@ impl Worker {
             match command {
                 Command::Announce(token) => {
                     if !self.muxer.announce(now, token) {
-                        self.tell(News::CancelDial(token));
+                        let _ = self.tell(News::CancelDial(token));
                     }
                 }
                 Command::DialFailed(token) => self.muxer.dial_failed(now, token),
@@ -212,6 +217,11 @@ impl Worker {
                     }
                     DialVerdict::Drop => far.host.reset(),
                 },
+                Command::Plain(plain) => self.muxer.set_plain(plain),
+                Command::Accept(id, far) if self.muxer.accept(now, id) => self.attach(now, id, far),
+                Command::Accept(_, far) => far.host.reset(),
+                Command::Refuse(id) => self.muxer.refuse(now, id),
+                Command::Call(opening) => self.call(now, opening),
             }
             self.run_actions(now);
         }
@@ -252,12 +262,15 @@ impl Worker {
         self.run_actions(now);
     }
 
-    fn tell(&self, news: News) {
+    /// Whether the daemon will hear it.
+    pub(crate) fn tell(&self, news: News) -> bool {
         // A full channel: the daemon does not keep up. A stream is reset by being dropped; a dial
         // that should have been cancelled ends by itself.
-        if let Err(error) = self.news.try_send(news) {
+        let told = self.news.try_send(news);
+        if let Err(error) = &told {
             tracing::debug!(%error, "news dropped");
         }
+        told.is_ok()
     }
 
     fn arm_timer(&mut self, now: Instant) {
@@ -305,10 +318,12 @@ impl Worker {
         for (_, far) in self.held.drain() {
             far.host.reset();
         }
+        // Whoever waits for one hears of it by the end of its channel.
+        self.calls.clear();
         self.ring_position = [None; 2];
         self.counters.open.store(0, Ordering::Relaxed);
         self.queue_memory.end_life();
-        self.tell(News::GuestGone);
+        let _ = self.tell(News::GuestGone);
     }
 
     /// The frontend shares other memory from now on.
@@ -342,7 +357,7 @@ impl Worker {
                     let (end, stream) = bridge(&self.bells);
                     self.attach(now, id, FarEnd::new(HostEnd::Bridge(end)));
                     let memory = self.queue_memory.of_this_life();
-                    self.tell(News::Service { port, from, stream, memory });
+                    let _ = self.tell(News::Service { port, from, stream, memory });
                 }
                 Action::Attach(id, token) => match self.held.remove(&token) {
                     Some(far) => self.attach(now, id, far),
@@ -353,7 +368,12 @@ impl Worker {
                         far.host.reset();
                     }
                 }
-                Action::CancelDial(token) => self.tell(News::CancelDial(token)),
+                Action::CancelDial(token) => {
+                    let _ = self.tell(News::CancelDial(token));
+                }
+                Action::Ask(id, request) => self.ask(now, id, request),
+                Action::Called(id) => self.called(now, id),
+                Action::CallFailed(id) => self.call_failed(id),
                 Action::FinishWrite(id) => self.finish_write(now, id),
                 Action::CloseAfterFlush(id) => self.close_after_flush(now, id),
                 Action::Abort(id) => {
@@ -365,7 +385,7 @@ impl Worker {
         }
     }
 
-    fn attach(&mut self, now: Instant, id: ConnectionId, far: FarEnd) {
+    pub(crate) fn attach(&mut self, now: Instant, id: ConnectionId, far: FarEnd) {
         let is_bridge = far.host.poll_fd().is_none();
         match self.ends.insert(&self.epoll, id, far) {
             // A socket's first poll event comes by itself.
@@ -381,6 +401,7 @@ impl Worker {
 
     fn finish_write(&mut self, now: Instant, id: ConnectionId) {
         let Some(end) = self.ends.of(id) else { return };
+        messages::forget_part(end);
         if end.pending.is_empty() {
             end.host.finish_write();
             self.muxer.flushed(now, id);
@@ -397,6 +418,7 @@ impl Worker {
             }
             return;
         }
+        messages::forget_part(end);
         if end.pending.is_empty() || end.broken {
             if let Some(end) = self.ends.remove(id) {
                 end.host.close();
@@ -454,34 +476,4 @@ impl Worker {
             self.muxer.host_reset(now, id);
         }
     }
-}
-
-/// Writes as much of what waits as the far side takes; `Err` is how many bytes were lost because it
-/// takes none any more.
-fn write_pending(end: &mut End) -> Result<u32, (Errno, u32)> {
-    let mut total = 0;
-    while !end.pending.is_empty() {
-        let (first, second) = end.pending.as_slices();
-        let piece = |bytes: &[u8]| iovec {
-            iov_base: bytes.as_ptr().cast_mut().cast(),
-            iov_len: bytes.len(),
-        };
-        match end.host.write(&[piece(first), piece(second)]) {
-            Ok(n) => {
-                end.pending.drain(..n);
-                total += n;
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => {
-                total += end.pending.len();
-                end.pending = Default::default();
-                return Err((Errno::of(&error), u32::try_from(total).unwrap_or(u32::MAX)));
-            }
-        }
-    }
-    if end.pending.is_empty() {
-        end.pending = Default::default();
-    }
-    Ok(u32::try_from(total).unwrap_or(u32::MAX))
 }

@@ -6,7 +6,7 @@
 //! [`limits::RX_PASS_PACKETS_MAX`] packets per turn.
 
 use outsock_core::address::{Cid, ConnectionKey};
-use outsock_core::packet::{HEADER_BYTES, Header, Op, Shutdown};
+use outsock_core::packet::{HEADER_BYTES, Header, Op, Shutdown, SocketType};
 
 use crate::driver::RxPacket;
 use crate::event::Ready;
@@ -201,6 +201,8 @@ impl Stack {
             dst_port: header.src_port,
             len: 0,
             op: Op::Rst,
+            socket_type: SocketType::Stream,
+            message_end: false,
             buf_alloc: 0,
             fwd_cnt: 0,
         };

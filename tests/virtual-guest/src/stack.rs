@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar};
 use std::time::{Duration, Instant};
 
 use outsock_core::address::{Cid, ConnectionKey, VsockPort};
-use outsock_core::packet::{Header, Op, Shutdown};
+use outsock_core::packet::{Header, Op, Shutdown, SocketType};
 
 use crate::buffer::Payload;
 use crate::driver::Driver;
@@ -355,6 +355,8 @@ impl Stack {
             dst_port: socket.key.host,
             len: u32::try_from(len).unwrap_or(u32::MAX),
             op,
+            socket_type: SocketType::Stream,
+            message_end: false,
             buf_alloc,
             fwd_cnt,
         })

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use backend::{Backend, port};
 use outsock_core::address::{Cid, VsockPort};
-use outsock_core::packet::{Header, Op};
+use outsock_core::packet::{Header, Op, SocketType};
 use outsock_virtual_guest::raw::readable;
 use outsock_virtual_guest::ring::{DESC_INDIRECT, Descriptor};
 use outsock_virtual_guest::{Operation, Options, RX, RawGuest, TX};
@@ -23,6 +23,8 @@ fn header(guest: &RawGuest, op: Op, len: u32) -> Header {
         dst_port: VsockPort(port::ECHO),
         len,
         op,
+        socket_type: SocketType::Stream,
+        message_end: false,
         buf_alloc: 1 << 18,
         fwd_cnt: 0,
     }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::*;
 
 fn states() -> Vec<State> {
-    let mut states = vec![State::Parked, State::Dialing];
+    let mut states = vec![State::Parked, State::Dialing, State::Calling];
     for guest in [GuestHalf::Sending, GuestHalf::Finishing, GuestHalf::Finished] {
         for host in [HostHalf::Sending, HostHalf::Finished, HostHalf::Unwanted] {
             states.push(State::Open { guest, host });
@@ -45,7 +45,7 @@ fn inputs() -> Vec<Input> {
 
 fn name(state: State) -> String {
     match state {
-        State::Parked | State::Dialing => format!("{state:?}"),
+        State::Parked | State::Dialing | State::Calling => format!("{state:?}"),
         State::Open { guest, host } => format!("Open({guest:?}, {host:?})"),
     }
 }

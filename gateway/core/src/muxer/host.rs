@@ -1,9 +1,10 @@
 //! News from dials and from the host's ends.
 
 use super::{Action, ConnectionId, DialVerdict, Due, Muxer};
-use crate::address::{Instant, VsockPort};
+use crate::address::{Cid, Instant, VsockPort};
 use crate::connection::{HostHalf, Input, State};
 use crate::limits;
+use crate::packet::SocketType;
 use crate::tokens::Token;
 
 impl Muxer {
@@ -77,7 +78,10 @@ impl Muxer {
             Some(Token::Announced | Token::Waited(_)) => self.dial_failed(now, token),
             Some(Token::Failed { .. }) => {}
             None => {
-                let its = self.by_key.iter().find(|(key, _)| key.host == token);
+                let its = self
+                    .by_key
+                    .iter()
+                    .find(|(key, _)| key.peer == Cid::HOST && key.ports.host == token);
                 if let Some((_, &id)) = its {
                     self.host_reset(now, id);
                 }
@@ -107,7 +111,13 @@ impl Muxer {
     pub fn forwarded(&mut self, id: ConnectionId, len: u32) {
         if let Some(connection) = self.connection_mut(id) {
             connection.from_guest.forward(len);
-            if connection.from_guest.update_due(connection.to_guest.peer_buf_alloc()) {
+            let window = connection.to_guest.peer_buf_alloc();
+            // The rest of a message may wait for the very last byte: what is forwarded is told.
+            let due = match connection.socket_type {
+                SocketType::Stream => connection.from_guest.update_due(window),
+                SocketType::SeqPacket => connection.from_guest.has_news(),
+            };
+            if due {
                 connection.owes_credit = true;
                 self.queue_rx(id);
             }
@@ -124,7 +134,7 @@ impl Muxer {
     pub fn can_read(&self, id: ConnectionId) -> bool {
         self.connection(id).is_some_and(|connection| {
             matches!(connection.state, State::Open { host: HostHalf::Sending, .. })
-                && connection.to_guest.bytes_free() > 0
+                && connection.has_bytes_free()
         })
     }
 }

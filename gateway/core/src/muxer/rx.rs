@@ -12,14 +12,16 @@ impl Muxer {
     /// The next thing to put on the RX virtqueue. Ask only when there is a buffer for it: what is
     /// returned is taken for sent.
     pub fn next_rx(&mut self) -> Option<Rx> {
-        if let Some(key) = self.rsts.pop_front() {
+        if let Some((key, socket_type)) = self.rsts.pop_front() {
             return Some(Rx::Control(Header {
-                src_cid: Cid::HOST,
+                src_cid: key.peer,
                 dst_cid: self.cid,
-                src_port: key.host,
-                dst_port: key.guest,
+                src_port: key.ports.host,
+                dst_port: key.ports.guest,
                 len: 0,
                 op: Op::Rst,
+                socket_type,
+                message_end: false,
                 buf_alloc: 0,
                 fwd_cnt: 0,
             }));
@@ -73,14 +75,13 @@ impl Muxer {
 
 /// What a connection sends next: what it owes, then bytes.
 fn next_of(connection: &mut Connection, cid: Cid, id: ConnectionId) -> Option<Rx> {
-    let op = if connection.owes_response {
+    let op = if connection.owes_request {
+        connection.owes_request = false;
+        Op::Request
+    } else if connection.owes_response {
         connection.owes_response = false;
         Op::Response
-    } else if connection.may_read()
-        && connection.to_guest.bytes_free() > 0
-        && connection.to_guest.packets_free() > 0
-        && !connection.asks_credit
-    {
+    } else if connection.has_turn() && !connection.asks_credit {
         return Some(Rx::Data {
             id,
             bytes_max: connection.to_guest.bytes_free().min(limits::TURN_BYTES),

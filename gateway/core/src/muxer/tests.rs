@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::packet::{BadHeader, HeaderError, Shutdown};
+use crate::packet::{BadHeader, HeaderError, Shutdown, SocketType};
 
 const CID: Cid = Cid(3);
 const SERVICE: VsockPort = VsockPort(1042);
@@ -29,6 +29,8 @@ impl Bench {
             dst_port: host,
             len,
             op,
+            socket_type: SocketType::Stream,
+            message_end: false,
             buf_alloc: WINDOW,
             fwd_cnt,
         }
@@ -386,6 +388,9 @@ proptest! {
                         bench.muxer.flushed(bench.now, id);
                     }
                     Action::OpenService(..) | Action::CancelDial(_) => {}
+                    Action::Ask(..) | Action::Called(_) | Action::CallFailed(_) => {
+                        prop_assert!(false, "plain vsock is off");
+                    }
                 }
             }
             prop_assert!(bench.muxer.connections() >= attached.len());

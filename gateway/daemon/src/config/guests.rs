@@ -3,7 +3,7 @@
 //! in: the `[[guest]]` tables; out: checked [`Guest`]s, whose names, CIDs and sockets are unique.
 //! Bound: [`limits::GUESTS_MAX`].
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use outsock_core::address::Cid;
 
@@ -20,6 +20,22 @@ pub(crate) struct Guest {
     pub(crate) tags: Vec<String>,
     pub(crate) resolve: Resolve,
     pub(crate) limits: GuestLimits,
+    pub(crate) vsock: VsockSockets,
+}
+
+/// Unix sockets by which the host reaches the guest's vsock ports.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct VsockSockets {
+    /// For programs of the guest that listen with SOCK_STREAM.
+    pub(crate) stream: Option<PathBuf>,
+    /// For those that listen with SOCK_SEQPACKET.
+    pub(crate) seqpacket: Option<PathBuf>,
+}
+
+impl VsockSockets {
+    pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.stream.iter().chain(&self.seqpacket).map(PathBuf::as_path)
+    }
 }
 
 impl Guest {
@@ -63,7 +79,18 @@ pub(super) fn check(raw: &[raw::Guest], place: Place<'_>) -> Result<Vec<Guest>, 
                 return Err(place.at(guest.socket.span(), &twice("socket")));
             }
         }
-        guests.push(one(guest, name, cid, place)?);
+        let new = one(guest, name, cid, place)?;
+        for path in [&guest.vsock_socket, &guest.vsock_seqpacket_socket].into_iter().flatten() {
+            let taken = |other: &Guest| {
+                other.socket == *path.get_ref()
+                    || other.vsock.paths().any(|its| its == path.get_ref())
+            };
+            let twice = new.vsock.paths().filter(|its| its == path.get_ref()).count() > 1;
+            if twice || new.socket == *path.get_ref() || guests.iter().any(taken) {
+                return Err(place.at(path.span(), "this path is another socket of a guest"));
+            }
+        }
+        guests.push(new);
     }
     Ok(guests)
 }
@@ -87,6 +114,10 @@ fn one(guest: &raw::Guest, name: &str, cid: Cid, place: Place<'_>) -> Result<Gue
         socket: guest.socket.get_ref().clone(),
         tags: guest.tags.iter().map(|tag| tag.get_ref().clone()).collect(),
         resolve: guest.resolve.0,
+        vsock: VsockSockets {
+            stream: guest.vsock_socket.as_ref().map(|path| path.get_ref().clone()),
+            seqpacket: guest.vsock_seqpacket_socket.as_ref().map(|path| path.get_ref().clone()),
+        },
         limits: GuestLimits {
             connections_max: guest.connections_max,
             connects_per_second_max: guest.connects_per_second_max,

@@ -16,6 +16,7 @@ use toml::Spanned;
 
 use super::publish::PublishAt;
 use super::text::{HostPort, Target, Text};
+use super::vsock::VsockPorts;
 use crate::limits;
 
 #[derive(Debug, Deserialize)]
@@ -43,6 +44,8 @@ pub(super) struct Config {
     pub(super) publish: Vec<Spanned<Publish>>,
     #[serde(default)]
     pub(super) module: Vec<Module>,
+    #[serde(default)]
+    pub(super) vsock: Vec<Spanned<Vsock>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -243,6 +246,8 @@ pub(super) struct Guest {
     #[serde(default = "connects_per_second_max")]
     pub(super) connects_per_second_max: u64,
     pub(super) bytes_per_second_max: Option<Spanned<u64>>,
+    pub(super) vsock_socket: Option<Spanned<PathBuf>>,
+    pub(super) vsock_seqpacket_socket: Option<Spanned<PathBuf>>,
 }
 
 fn resolve() -> Text<super::Resolve> {
@@ -379,6 +384,17 @@ pub(super) struct Publish {
     pub(super) loopback: bool,
     pub(super) encrypt: Option<Spanned<Text<super::Encrypt>>>,
     pub(super) tls: Option<Spanned<TlsServer>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Vsock {
+    #[serde(default)]
+    pub(super) guests: Vec<Text<Entry<GuestPattern>>>,
+    #[serde(default)]
+    pub(super) ports: Vec<Text<Entry<VsockPorts>>>,
+    pub(super) connect: Option<Spanned<String>>,
+    pub(super) to: Option<Spanned<Vec<Text<Entry<GuestPattern>>>>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use outsock_core::address::{Cid, VsockPort};
-use outsock_core::packet::{Header, Op, Shutdown};
+use outsock_core::packet::{Header, Op, Shutdown, SocketType};
 use outsock_virtual_guest::raw::RawGuest;
 use outsock_virtual_guest::ring::Descriptor;
 use outsock_virtual_guest::{RX, TX};
@@ -72,6 +72,8 @@ fn header(raw: &RawGuest, random: &mut Random) -> Header {
         dst_port: VsockPort(random.pick(&[VMRPC_PORT, VMRPC_PORT, 0x4000_0000, 0x4000_0001, 80])),
         len: any_len(random),
         op,
+        socket_type: random.pick(&[SocketType::Stream, SocketType::Stream, SocketType::SeqPacket]),
+        message_end: random.below(2) == 0,
         buf_alloc: any_len(random),
         fwd_cnt: any_len(random),
     }
@@ -139,6 +141,7 @@ pub(crate) fn run_one(raw: &mut RawGuest, random: &mut Random) -> bool {
             let payload = rpc_bytes(random);
             let honest = Header {
                 op: Op::Rw,
+                socket_type: SocketType::Stream,
                 src_cid: raw.cid(),
                 len: u32::try_from(payload.len()).unwrap(),
                 dst_port: VsockPort(VMRPC_PORT),

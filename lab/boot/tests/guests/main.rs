@@ -2,8 +2,7 @@
 //!
 //! Enters: optionally a word that a case's name must hold. Leaves: a line per case and a closing count; exit code 1
 //! if one failed. A case that cannot run on this machine is *skipped*, with the reason on the line and in the count;
-//! with `OUTSOCK_REQUIRE_GUESTS=1` it fails instead. `OUTSOCK_VSOCK_PEER=PATH` names a `vhost-device-vsock` for the
-//! cases with a vsock device, unless PATH has one.
+//! with `OUTSOCK_REQUIRE_GUESTS=1` it fails instead.
 
 #![allow(clippy::unwrap_used, reason = "a test that finds something else than it expects fails")]
 
@@ -12,7 +11,6 @@ mod lifecycle;
 mod vsock;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -38,20 +36,13 @@ const CASES: &[(&str, Case)] = &[
     ("silent-backend", lifecycle::a_silent_backend_is_no_hang),
     ("two-at-once", lifecycle::two_guests_at_once),
     ("vsock", vsock::bytes_cross_both_ways),
+    ("vsock-between-guests", vsock::guests_meet),
     ("vsock-wrong-cid", vsock::a_wrong_cid_is_refused),
 ];
 
 /// A guest without a vsock device.
 fn boot(image: &Image) -> Guest {
     Guest::boot(BootOptions::new(image.clone())).unwrap_or_else(|error| panic!("{error}"))
-}
-
-/// The first of these programs that exists.
-fn program(names: &[&str]) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut candidates = std::env::split_paths(&path)
-        .flat_map(|directory| names.iter().map(move |n| directory.join(n)));
-    candidates.find(|candidate| candidate.is_file())
 }
 
 fn main() -> ExitCode {

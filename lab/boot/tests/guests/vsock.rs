@@ -1,37 +1,41 @@
-//! A guest with a vsock device, served by a backend that is not ours.
+//! A guest with a vsock device, served by our own gateway: programs that speak AF_VSOCK by themselves.
 
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use outsock_boot::{BootError, BootOptions, Guest, GuestCommand, Image};
-use tempfile::TempDir;
+use outsock_boot::{BootError, BootOptions, Guest, GuestCommand, GuestProcess, Image};
+use outsock_site::{Directory, Gateway, Interrupt, Programs};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketAddrUnix, SocketType, accept, bind,
+    connect, listen, recv, send, shutdown, socket,
+};
 
+use crate::Verdict;
 use crate::commands::pattern;
-use crate::{Verdict, program};
 
 const CID: u32 = 77;
-const GUEST_TO_HOST_PORT: u32 = 1234;
-const HOST_TO_GUEST_PORT: u32 = 2345;
+const OTHER_CID: u32 = 78;
+const PYTHON: &str = "/usr/bin/python3";
+/// A guest under software emulation on a busy machine starts Python in this time, many times over.
+const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Sends standard input to the host and prints what comes back.
+/// Sends standard input to the host, ends its own half, and prints what comes back.
 const CLIENT: &str = "
 import socket, sys, threading
 s = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
 s.connect((2, 1234))
 data = sys.stdin.buffer.read()
-threading.Thread(target=s.sendall, args=(data,)).start()
-left = len(data)
-while left:
-    got = s.recv(65536)
-    if not got: break
-    sys.stdout.buffer.write(got)
-    left -= len(got)
+def send():
+    s.sendall(data)
+    s.shutdown(socket.SHUT_WR)
+threading.Thread(target=send).start()
+while got := s.recv(65536): sys.stdout.buffer.write(got)
 ";
 
-/// Echoes one connection from the host.
+/// Echoes one connection until its end, and then says who it was.
 const SERVER: &str = "
 import socket
 s = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
@@ -39,98 +43,177 @@ s.bind((socket.VMADDR_CID_ANY, 2345))
 s.listen()
 print('listening', flush=True)
 c, peer = s.accept()
+while got := c.recv(65536): c.sendall(got)
+c.sendall(b'end')
+c.close()
 print(peer[0])
-while True:
-    got = c.recv(65536)
-    if not got: break
-    c.sendall(got)
 ";
 
-/// A running backend; killed when dropped.
-struct Backend {
-    child: Child,
-    directory: TempDir,
+/// Messages of many lengths to the host and back; each has to come back as it went.
+const MESSAGES: &str = "
+import socket, sys
+s = socket.socket(socket.AF_VSOCK, socket.SOCK_SEQPACKET)
+s.connect((int(sys.argv[1]), 1234))
+lengths = [1, 2, 44, 3776, 4096, 4097, 65536, 65537, 131072, 30000, 131072, 1000, 131072] + list(range(1, 600, 7))
+for length in lengths:
+    data = bytes((length + i) % 251 for i in range(length))
+    assert s.send(data) == length
+    got = s.recv(1 << 20)
+    assert got == data, (length, len(got))
+for n in range(20): s.send(b'x' * (n + 1))
+for n in range(20): assert len(s.recv(1 << 20)) == n + 1
+try: s.send(bytes(131073)); print('no EMSGSIZE')
+except OSError as e: print(e.errno)
+s.shutdown(socket.SHUT_WR)
+assert s.recv(100) == b'bye'
+assert s.recv(100) == b''
+print('ok')
+";
+
+/// Echoes messages of one connection until its end.
+const MESSAGES_SERVER: &str = "
+import socket
+s = socket.socket(socket.AF_VSOCK, socket.SOCK_SEQPACKET)
+s.bind((socket.VMADDR_CID_ANY, 1234))
+s.listen()
+print('listening', flush=True)
+c, peer = s.accept()
+while got := c.recv(1 << 20): c.send(got)
+c.send(b'bye')
+c.close()
+print(peer[0])
+";
+
+/// Where nothing is allowed, and where nobody listens.
+const REFUSED: &str = "
+import socket, sys
+for kind in socket.SOCK_STREAM, socket.SOCK_SEQPACKET:
+    for to in [(2, 999), (2, 1235), (78, 999), (79, 1234), (78, 1236)]:
+        s = socket.socket(socket.AF_VSOCK, kind)
+        try: s.connect(to); print('connected', to)
+        except OSError as e: print(to, e.errno)
+";
+
+const RULES: &str = "
+[[vsock]]
+guests = [\"boot\"]
+ports = [1234, 1235]
+connect = \"unix:DIR/{guest}-{port}\"
+
+[[vsock]]
+guests = [\"boot\"]
+ports = [\"1234-1236\"]
+to = [\"other\"]
+";
+
+/// A gateway for two guests.
+struct World {
+    directory: Directory,
+    gateway: Gateway,
 }
 
-impl Drop for Backend {
-    fn drop(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Backend {
-    fn start() -> Result<Self, String> {
-        let named = std::env::var_os("OUTSOCK_VSOCK_PEER").map(PathBuf::from);
-        let path = named.or_else(|| program(&["vhost-device-vsock"])).ok_or(
-            "no vhost-device-vsock on PATH: cargo install vhost-device-vsock, or set OUTSOCK_VSOCK_PEER to its path",
-        )?;
-        let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
-        let (socket, host) = (directory.path().join("vhost"), directory.path().join("host"));
-        let child = Command::new(path)
-            .arg("--vm")
-            .arg(format!("guest-cid={CID},socket={},uds-path={}", socket.display(), host.display()))
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|error| error.to_string())?;
-        Ok(Self { child, directory })
-    }
-
-    fn options(&self, image: &Image) -> BootOptions {
-        let mut options = BootOptions::new(image.clone());
-        options.vsock_socket = Some(self.path("vhost"));
-        options.cid = Some(CID);
-        options
+impl World {
+    fn start() -> Self {
+        let programs = Programs::build(&Interrupt::default(), &mut |_| {}).unwrap();
+        let directory = Directory::new().unwrap();
+        let at = |name: &str| directory.path(name).display().to_string();
+        let mut config = String::new();
+        for (name, cid) in [("boot", CID), ("other", OTHER_CID)] {
+            config += &format!(
+                "[[guest]]\nname = {name:?}\ncid = {cid}\nsocket = {:?}\nvsock_socket = {:?}\n\
+                 vsock_seqpacket_socket = {:?}\n",
+                at(&format!("{name}.sock")),
+                at(&format!("{name}.vsock")),
+                at(&format!("{name}.messages")),
+            );
+        }
+        config += &RULES.replace("DIR", directory.path("").to_str().unwrap().trim_end_matches('/'));
+        let gateway = Gateway::start(&programs.gateway, &directory, "gateway", &config).unwrap();
+        Self { directory, gateway }
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
+        self.directory.path(name)
+    }
+
+    fn options(&self, image: &Image, name: &str, cid: u32) -> BootOptions {
+        let mut options = BootOptions::new(image.clone());
+        options.name = name.to_owned();
+        options.vsock_socket = Some(self.path(&format!("{name}.sock")));
+        options.cid = Some(cid);
+        options
+    }
+
+    fn boot(&self, image: &Image, name: &str, cid: u32) -> Guest {
+        let options = self.options(image, name, cid);
+        Guest::boot(options).unwrap_or_else(|error| panic!("{error}\n{}", self.gateway.log()))
     }
 }
 
-fn echo_once(listener: UnixListener) {
-    let (mut stream, _) = listener.accept().unwrap();
-    std::io::copy(&mut stream.try_clone().unwrap(), &mut stream).unwrap();
+fn run(guest: &Guest, script: &str, argument: &str, stdin: &[u8]) -> Vec<u8> {
+    let command = GuestCommand::new(&[PYTHON, "-c", script, argument]).stdin(stdin.to_vec());
+    let output = guest.run_command(&command).unwrap_or_else(|error| panic!("{error}"));
+    assert!(output.status.success(), "{}{}", output.stdout_text(), output.stderr_text());
+    output.stdout
+}
+
+fn serve(guest: &Guest, script: &str) -> GuestProcess {
+    let server = guest.spawn(&GuestCommand::new(&[PYTHON, "-c", script])).unwrap();
+    let listens = server.wait_for_text("listening", PATIENCE).unwrap();
+    assert!(listens, "{:?}", server.output_so_far());
+    server
+}
+
+/// The server has ended and says whom it served.
+fn served(server: GuestProcess, cid: &str) {
+    let output = server.wait(PATIENCE).unwrap();
+    let text = output.stdout_text();
+    assert!(text.ends_with(&format!("\n{cid}\n")), "{text}{}", output.stderr_text());
 }
 
 pub(crate) fn bytes_cross_both_ways(image: &Image) -> Verdict {
-    if !Path::new("/usr/bin/python3").exists() {
-        return Verdict::Skipped("no /usr/bin/python3: apt-get install python3".to_owned());
-    }
-    let backend = match Backend::start() {
-        Ok(backend) => backend,
-        Err(reason) => return Verdict::Skipped(reason),
-    };
-    let guest = Guest::boot(backend.options(image)).unwrap_or_else(|error| panic!("{error}"));
+    let world = World::start();
+    let guest = world.boot(image, "boot", CID);
     assert_eq!(guest.cid(), Some(CID));
-    from_guest(&guest, &backend);
-    from_host(&guest, &backend);
+    stream_from_guest(&guest, &world);
+    stream_from_host(&guest, &world);
+    messages_from_guest(&guest, &world);
+    messages_from_host(&guest, &world);
+    refused_from_host(&world);
+    let refused = String::from_utf8(run(&guest, REFUSED, "", &[])).unwrap();
+    assert_eq!(refused.lines().count(), 10, "{refused}");
+    // A guest that is not running is as silent as a host that is down.
+    let silent = format!("({OTHER_CID}, 1236) 110");
+    let expected = |line: &str| line.ends_with(" 104") || line == silent;
+    assert!(refused.lines().all(expected), "{refused}\n{}", world.gateway.log());
+    assert_eq!(refused.matches(&silent).count(), 2, "{refused}");
     guest.shutdown().unwrap();
     Verdict::Passed
 }
 
-fn from_guest(guest: &Guest, backend: &Backend) {
-    let listener = UnixListener::bind(backend.path(&format!("host_{GUEST_TO_HOST_PORT}"))).unwrap();
-    let echo = std::thread::spawn(move || echo_once(listener));
-    // Small messages: a backend may not take the large ones of new kernels, and is not what is tested.
-    let bytes = pattern(20_000);
-    let command = GuestCommand::new(&["/usr/bin/python3", "-c", CLIENT]).stdin(bytes.clone());
-    let output = guest.run_command(&command).unwrap_or_else(|error| panic!("{error}"));
-    assert!(output.status.success(), "{}", output.stderr_text());
-    assert!(output.stdout == bytes, "{} of {} bytes", output.stdout.len(), bytes.len());
+fn stream_from_guest(guest: &Guest, world: &World) {
+    let listener = UnixListener::bind(world.path("boot-1234")).unwrap();
+    let echo = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        std::io::copy(&mut stream.try_clone().unwrap(), &mut stream).unwrap();
+        // The guest's half has ended; ours goes on.
+        stream.write_all(b"end").unwrap();
+    });
+    let bytes = pattern(3_000_000);
+    let got = run(guest, CLIENT, "", &bytes);
+    let (echoed, end) = got.split_at(got.len().saturating_sub(3));
+    assert!(echoed == bytes, "{} of {} bytes", echoed.len(), bytes.len());
+    assert_eq!(end, b"end");
     echo.join().unwrap();
+    std::fs::remove_file(world.path("boot-1234")).unwrap();
 }
 
-fn from_host(guest: &Guest, backend: &Backend) {
-    let server = guest.spawn(&GuestCommand::new(&["/usr/bin/python3", "-c", SERVER])).unwrap();
-    assert!(
-        server.wait_for_text("listening", Duration::from_secs(30)).unwrap(),
-        "{:?}",
-        server.output_so_far()
-    );
-    let mut stream = UnixStream::connect(backend.path("host")).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    writeln!(stream, "CONNECT {HOST_TO_GUEST_PORT}").unwrap();
+fn stream_from_host(guest: &Guest, world: &World) {
+    let server = serve(guest, SERVER);
+    let mut stream = UnixStream::connect(world.path("boot.vsock")).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    // What follows the line at once is the guest's.
+    stream.write_all(b"CONNECT 2345\nto the guest").unwrap();
     let mut answer = Vec::new();
     while !answer.ends_with(b"\n") {
         let mut byte = [0];
@@ -138,25 +221,107 @@ fn from_host(guest: &Guest, backend: &Backend) {
         answer.push(byte[0]);
     }
     assert!(answer.starts_with(b"OK "), "{:?}", String::from_utf8_lossy(&answer));
-    stream.write_all(b"to the guest and back").unwrap();
-    let mut echoed = [0; 21];
-    stream.read_exact(&mut echoed).unwrap();
-    assert_eq!(&echoed, b"to the guest and back");
-    drop(stream);
-    let output = server.wait(Duration::from_secs(30)).unwrap();
-    assert!(
-        output.stdout_text().ends_with("\n2\n"),
-        "the host's CID is 2: {}",
-        output.stdout_text()
-    );
+    stream.write_all(b" and back").unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).unwrap();
+    assert_eq!(all, b"to the guest and backend");
+    served(server, "2");
+}
+
+fn refused_from_host(world: &World) {
+    for line in
+        ["CONNECT 2345\n", "CONNECT\n", "\n", "CONNECT 99999999999999999999999999999999999\n"]
+    {
+        let mut stream = UnixStream::connect(world.path("boot.vsock")).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(line.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        // An end, or a reset where the gateway had not read all of the line.
+        let _ = stream.read_to_end(&mut answer);
+        assert_eq!(answer, b"", "{line:?}");
+    }
+}
+
+fn seqpacket() -> OwnedFd {
+    socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap()
+}
+
+fn receive(fd: &OwnedFd) -> Vec<u8> {
+    let mut buffer = vec![0; 1 << 20];
+    let (n, _) = recv(fd, &mut buffer[..], RecvFlags::empty()).unwrap();
+    buffer.truncate(n);
+    buffer
+}
+
+fn messages_from_guest(guest: &Guest, world: &World) {
+    let listener = seqpacket();
+    bind(&listener, &SocketAddrUnix::new(world.path("boot-1234")).unwrap()).unwrap();
+    listen(&listener, 1).unwrap();
+    let echo = std::thread::spawn(move || {
+        let client = accept(&listener).unwrap();
+        loop {
+            let message = receive(&client);
+            if message.is_empty() {
+                break;
+            }
+            assert_eq!(send(&client, &message, SendFlags::empty()).unwrap(), message.len());
+        }
+        send(&client, b"bye", SendFlags::empty()).unwrap();
+    });
+    let said = run(guest, MESSAGES, "2", &[]);
+    assert_eq!(String::from_utf8_lossy(&said), "90\nok\n", "EMSGSIZE is the guest's own");
+    echo.join().unwrap();
+    std::fs::remove_file(world.path("boot-1234")).unwrap();
+}
+
+fn messages_from_host(guest: &Guest, world: &World) {
+    let server = serve(guest, MESSAGES_SERVER);
+    let client = seqpacket();
+    connect(&client, &SocketAddrUnix::new(world.path("boot.messages")).unwrap()).unwrap();
+    send(&client, b"CONNECT 1234\n", SendFlags::empty()).unwrap();
+    assert!(receive(&client).starts_with(b"OK "));
+    // One that is empty is left out, and ends nothing.
+    for length in [1, 5000, 0, 100_000, 7] {
+        let message = pattern(length);
+        send(&client, &message, SendFlags::empty()).unwrap();
+        if length > 0 {
+            assert!(receive(&client) == message, "{length}");
+        }
+    }
+    shutdown(&client, Shutdown::Write).unwrap();
+    assert_eq!(receive(&client), b"bye");
+    assert_eq!(receive(&client), b"");
+    served(server, "2");
+}
+
+pub(crate) fn guests_meet(image: &Image) -> Verdict {
+    let world = World::start();
+    let guest = world.boot(image, "boot", CID);
+    let other = world.boot(image, "other", OTHER_CID);
+    let server = serve(&other, MESSAGES_SERVER);
+    let said = run(&guest, MESSAGES, &OTHER_CID.to_string(), &[]);
+    assert_eq!(String::from_utf8_lossy(&said), "90\nok\n");
+    served(server, &CID.to_string());
+    let server = serve(&other, &SERVER.replace("2345", "1236"));
+    let bytes = pattern(1_000_000);
+    let client = CLIENT.replace("(2, 1234)", &format!("({OTHER_CID}, 1236)"));
+    let got = run(&guest, &client, "", &bytes);
+    assert!(got.strip_suffix(b"end") == Some(&bytes[..]), "{} bytes", got.len());
+    served(server, &CID.to_string());
+    // The rule is for one direction.
+    let back = CLIENT.replace("(2, 1234)", &format!("({CID}, 1236)"));
+    let output = other.run(&[PYTHON, "-c", &back]).unwrap();
+    assert!(output.stderr_text().contains("[Errno 104]"), "{}", output.stderr_text());
+    for guest in [guest, other] {
+        guest.shutdown().unwrap();
+    }
+    Verdict::Passed
 }
 
 pub(crate) fn a_wrong_cid_is_refused(image: &Image) -> Verdict {
-    let backend = match Backend::start() {
-        Ok(backend) => backend,
-        Err(reason) => return Verdict::Skipped(reason),
-    };
-    let mut options = backend.options(image);
+    let world = World::start();
+    let mut options = world.options(image, "boot", CID);
     options.cid = Some(CID + 1);
     let error = Guest::boot(options).unwrap_err();
     assert!(matches!(error, BootError::WrongCid { found: Some(CID), .. }), "{error}");

@@ -21,7 +21,7 @@ use std::io;
 use std::sync::Mutex;
 
 use outsock_core::address::{Cid, VsockPort};
-use outsock_core::packet::{HEADER_BYTES, Header, Op, Shutdown};
+use outsock_core::packet::{HEADER_BYTES, Header, Op, Shutdown, SocketType};
 use outsock_virtual_guest::pattern;
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost_user_backend::{VhostUserBackendMut, VringRwLock, VringT};
@@ -95,6 +95,8 @@ impl Device {
             dst_port: VsockPort(key.0),
             len: len as u32,
             op,
+            socket_type: SocketType::Stream,
+            message_end: false,
             buf_alloc,
             fwd_cnt,
         }
