@@ -36,13 +36,19 @@ struct Pipe {
     reader_gone: bool,
     /// The async side waits for a change of this direction.
     waker: Option<Waker>,
-    /// The worker waits for a change of this direction.
+    /// The worker waits for room in this direction.
     worker_waits: bool,
 }
 
 impl Pipe {
     fn room(&self) -> usize {
         limits::BRIDGE_BYTES - self.bytes.len().min(limits::BRIDGE_BYTES)
+    }
+
+    /// Whether it is worth while to wake somebody who waits for room: woken for each piece, he would put
+    /// in just that and sleep again.
+    fn is_half_empty(&self) -> bool {
+        self.bytes.len() <= limits::BRIDGE_BYTES / 2
     }
 
     fn release_if_empty(&mut self) {
@@ -143,15 +149,15 @@ impl BridgeEnd {
             if pipe.end == Some(End::Fin) {
                 return Ok(0);
             }
-            pipe.worker_waits = true;
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let (first, second) = pipe.bytes.as_slices();
         let copied = pieces::fill(pieces, [first, second]);
         pipe.bytes.drain(..copied);
         pipe.release_if_empty();
-        pipe.worker_waits = true;
-        wake(pipe);
+        if pipe.is_half_empty() {
+            wake(pipe);
+        }
         Ok(copied)
     }
 
@@ -268,7 +274,7 @@ impl AsyncRead for BridgeStream {
         buf.put_slice(&second[..from_second]);
         pipe.bytes.drain(..from_first + from_second);
         pipe.release_if_empty();
-        let ring = std::mem::take(&mut pipe.worker_waits);
+        let ring = pipe.is_half_empty() && std::mem::take(&mut pipe.worker_waits);
         drop(pipe);
         if ring {
             self.shared.ring();
@@ -292,9 +298,13 @@ impl AsyncWrite for BridgeStream {
             pipe.waker = Some(cx.waker().clone());
             return Poll::Pending;
         }
+        // As long as there are bytes the worker comes again by itself ([`BridgeEnd::has_news`]).
+        let ring = pipe.bytes.is_empty() && n > 0;
         pipe.bytes.extend(&bytes[..n]);
         drop(pipe);
-        self.shared.ring();
+        if ring {
+            self.shared.ring();
+        }
         Poll::Ready(Ok(n))
     }
 

@@ -42,7 +42,7 @@ impl Server {
         Self::start_with(&[])
     }
 
-    /// Starts it with its other doors open: TLS with this certificate, and SOCKS5.
+    /// Starts it with its other doors open: TLS with this certificate, SOCKS5, plain TCP.
     pub(crate) fn with_doors(certificate: &Path, key: &Path) -> Result<Self> {
         Self::start_with(&[certificate, key])
     }
@@ -67,13 +67,8 @@ impl Server {
         Ok(Self { process, tcp: *tcp, doors: doors.to_vec(), folder })
     }
 
-    /// Its TCP socket.
-    pub(crate) fn tcp_address(&self) -> SocketAddr {
-        self.tcp
-    }
-
-    /// TLS and SOCKS5, where they are open.
-    pub(crate) fn doors(&self) -> Option<[SocketAddr; 2]> {
+    /// TLS, SOCKS5 and plain TCP served in the same way, where they are open.
+    pub(crate) fn doors(&self) -> Option<[SocketAddr; 3]> {
         self.doors.as_slice().try_into().ok()
     }
 

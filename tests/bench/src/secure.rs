@@ -1,4 +1,4 @@
-//! The far end's other doors: TLS 1.3, and SOCKS5 that leads to nowhere else.
+//! The far end's other doors: TLS 1.3, SOCKS5 that leads to nowhere else, and plain TCP to compare them with.
 //!
 //! in: connections; out: the same conversations as over TCP, one thread each. The proxy serves what it is
 //! asked for by itself, so that the figures show what the gateway does and not what a proxy costs.
@@ -15,10 +15,11 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::protocol::{self, Purpose, Volume};
 
-/// Opens both doors; their addresses, TLS first.
-pub(crate) fn open(certificate: &Path, key: &Path) -> Result<[SocketAddr; 2]> {
+/// Opens the doors; their addresses: TLS, SOCKS5, plain.
+pub(crate) fn open(certificate: &Path, key: &Path) -> Result<[SocketAddr; 3]> {
     let config = Arc::new(config(certificate, key)?);
     let tls = serve(move |mut stream| {
+        stream.set_nodelay(true)?;
         let mut session = ServerConnection::new(Arc::clone(&config)).map_err(io::Error::other)?;
         session.complete_io(&mut stream)?;
         converse(StreamOwned::new(session, stream))
@@ -27,7 +28,11 @@ pub(crate) fn open(certificate: &Path, key: &Path) -> Result<[SocketAddr; 2]> {
         socks5(&mut stream)?;
         converse(stream)
     })?;
-    Ok([tls, socks5])
+    let plain = serve(|stream| {
+        stream.set_nodelay(true)?;
+        converse(stream)
+    })?;
+    Ok([tls, socks5, plain])
 }
 
 fn config(certificate: &Path, key: &Path) -> Result<ServerConfig> {

@@ -62,8 +62,12 @@ fn the_bell_rings_once_until_it_is_heard() {
     assert!(event.read().is_err(), "not heard yet");
     end.heard();
     run(stream.write_all(b"d")).unwrap();
-    assert_eq!(event.read().unwrap(), 1);
+    assert!(event.read().is_err(), "who has bytes comes again by himself");
+    assert!(end.has_news());
     assert_eq!(read(&end, 10).unwrap(), b"abcd");
+    run(stream.write_all(b"e")).unwrap();
+    assert_eq!(event.read().unwrap(), 1);
+    assert_eq!(read(&end, 10).unwrap(), b"e");
 }
 
 #[test]
@@ -80,8 +84,11 @@ fn both_directions_are_bounded_and_go_on() {
     assert_eq!(error.kind(), ErrorKind::WouldBlock);
     assert_eq!(sent, limits::BRIDGE_BYTES);
     assert_eq!(run(stream.read(&mut [0; 1000])).unwrap(), 1000);
+    assert!(event.read().is_err(), "not worth the while");
+    let rest = limits::BRIDGE_BYTES / 2 - 1000;
+    run(stream.read_exact(&mut vec![0; rest])).unwrap();
     assert_eq!(event.read().unwrap(), 1, "room again");
-    assert_eq!(end.write(&[piece(&chunk)]).unwrap(), 1000);
+    assert_eq!(end.write(&[piece(&chunk)]).unwrap(), chunk.len());
     run(async {
         let mut queued = 0;
         while queued < limits::BRIDGE_BYTES {

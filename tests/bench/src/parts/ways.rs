@@ -36,8 +36,8 @@ pub(crate) fn measure(cli: &Cli) -> Result<PartReport> {
         Err(error) => (None, vec![format!("External transports are left out: {error:#}.")]),
     };
     notes.push(
-        "TLS 1.3 with AES-256-GCM; the server's end is rustls, too, in a thread, so both ends and the \
-         gateway share the processors. The SOCKS5 server serves by itself what it is asked for. External is \
+        "TLS 1.3 with AES-256-GCM; the server's end is rustls, too, so both ends and the gateway share the \
+         processors. All ways end at one server with a thread for each connection. The SOCKS5 server serves by itself what it is asked for. External is \
          obfs4proxy at both ends, two more processes."
             .to_owned(),
     );
@@ -122,7 +122,7 @@ fn gateway(
     certificate: &Path,
     obfs4: Option<&Obfs4>,
 ) -> Result<outsock_harness::Gateway> {
-    let [tls, socks5] = server.doors().context("the server has no other doors")?;
+    let [tls, socks5, plain] = server.doors().context("the server has no other doors")?;
     let port = |way: Way| way.destination().port();
     let mut tables = format!(
         "[[transport]]\nname = \"proxy\"\nkind = \"socks5\"\nserver = \"{socks5}\"\n\
@@ -141,7 +141,7 @@ fn gateway(
         );
     }
     let mut setup = Setup::new(&cli.gateway)
-        .route(&SERVER.to_string(), port(Way::Tcp), &server.tcp_address().to_string())
+        .route(&SERVER.to_string(), port(Way::Tcp), &plain.to_string())
         .toml(&tables);
     for (name, cid) in guests {
         setup = setup.guest(name, *cid);
@@ -166,6 +166,7 @@ impl Obfs4 {
         if !program.exists() {
             bail!("no obfs4proxy: apt-get install obfs4proxy");
         }
+        let [_, _, plain] = server.doors().context("the server has no other doors")?;
         let at = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let far = folder.join("far");
         let process = Command::new(&program)
@@ -173,7 +174,7 @@ impl Obfs4 {
             .env("TOR_PT_STATE_LOCATION", &far)
             .env("TOR_PT_SERVER_TRANSPORTS", "obfs4")
             .env("TOR_PT_SERVER_BINDADDR", format!("obfs4-{at}"))
-            .env("TOR_PT_ORPORT", server.tcp_address().to_string())
+            .env("TOR_PT_ORPORT", plain.to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()?;
