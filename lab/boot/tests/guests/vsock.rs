@@ -150,6 +150,12 @@ impl World {
     }
 }
 
+/// What [`MESSAGES`] prints. A message over the limit is EMSGSIZE, by the guest's own kernel; before 6.2 that made ENOMEM of
+/// whatever its transport said.
+fn messages_said(guest: &Guest) -> &'static str {
+    if guest.release().starts_with("6.1.") { "12\nok\n" } else { "90\nok\n" }
+}
+
 fn run(guest: &Guest, script: &str, argument: &str, stdin: &[u8]) -> Vec<u8> {
     let command = GuestCommand::new(&[PYTHON, "-c", script, argument]).stdin(stdin.to_vec());
     let output = guest.run_command(&command).unwrap_or_else(|error| panic!("{error}"));
@@ -270,7 +276,7 @@ fn messages_from_guest(guest: &Guest, world: &World) {
         send(&client, b"bye", SendFlags::empty()).unwrap();
     });
     let said = run(guest, MESSAGES, "2", &[]);
-    assert_eq!(String::from_utf8_lossy(&said), "90\nok\n", "EMSGSIZE is the guest's own");
+    assert_eq!(String::from_utf8_lossy(&said), messages_said(guest));
     echo.join().unwrap();
     std::fs::remove_file(world.path("boot-1234")).unwrap();
 }
@@ -301,7 +307,7 @@ pub(crate) fn guests_meet(image: &Image) -> Verdict {
     let other = world.boot(image, "other", OTHER_CID);
     let server = serve(&other, MESSAGES_SERVER);
     let said = run(&guest, MESSAGES, &OTHER_CID.to_string(), &[]);
-    assert_eq!(String::from_utf8_lossy(&said), "90\nok\n");
+    assert_eq!(String::from_utf8_lossy(&said), messages_said(&guest));
     served(server, &CID.to_string());
     let server = serve(&other, &SERVER.replace("2345", "1236"));
     let bytes = pattern(1_000_000);
