@@ -2,9 +2,10 @@
 //!
 //! in: a connected stream socket (AF_VSOCK to CID 2, [`crate::limits::VMRPC_PORT`]); out: results.
 //! Callers write frames themselves, and one of those that wait reads for all; only event queues and
-//! [`Binding::start_rpc`] have a thread of the client's read ([`reading`]). Any number of threads may call at once, each blocks only itself. Kept: every started
-//! call ends exactly once, with a result or an error, also when the stream dies. Bounds:
-//! [`crate::limits::CALLS_IN_FLIGHT_MAX`], [`crate::limits::QUEUES_PER_STREAM_MAX`].
+//! [`Binding::start_rpc`] have a thread of the client's read. Any number of threads may call at once,
+//! each blocks only itself. Kept: every started call ends exactly once, with a result or an error, also
+//! when the stream dies. Bounds: [`crate::limits::CALLS_IN_FLIGHT_MAX`],
+//! [`crate::limits::QUEUES_PER_STREAM_MAX`].
 
 mod reading;
 mod writing;
